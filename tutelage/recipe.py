@@ -1,0 +1,299 @@
+"""The typed recipe: one declaration of every key, its default and its meaning. Unknown keys are errors.
+
+Torch-free, so that a wrong recipe is refused before anything heavy is imported.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from tutelage.errors import MissingInputError, Problem, RecipeError
+from tutelage.registry import suggestion
+
+SECRET_KEY = re.compile(r"(^|_)(token|api_key|key|password|secret)$")
+
+
+class Spec(BaseModel):
+    """The base of every part of a recipe: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str | dict) else value
+
+
+class SourceSpec(Spec):
+    """One training source: a file or folder, optionally with its format."""
+
+    path: str
+    format: str | None = Field(None, description="the data format; detected from the rows where not given")
+
+
+def _source(value: object) -> object:
+    return {"path": value} if isinstance(value, str) else value
+
+
+Source = Annotated[SourceSpec, BeforeValidator(_source)]
+Sources = Annotated[list[Source], BeforeValidator(_listed)]
+
+
+class DataSpec(Spec):
+    """Where the labelled rows are. In Python, `rows` may hold them in memory instead of `train`."""
+
+    train: Sources = Field(default_factory=list, description="files or folders")
+    rows: tuple[dict[str, Any], ...] = Field((), exclude=True, description="rows in memory (Python only)")
+    validation: float | Sources | None = Field(None, description="a share between 0 and 1, or files")
+    test: Sources | None = Field(None, description="files, checked for overlap with the training rows")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tell_rows_from_files(cls, values: Any) -> Any:
+        train = values.get("train") if isinstance(values, dict) else None
+        if isinstance(train, list) and train and all(isinstance(row, dict) and "path" not in row for row in train):
+            return {**values, "train": [], "rows": tuple(train)}
+        return values
+
+    @model_validator(mode="after")
+    def _share_is_a_share(self) -> "DataSpec":
+        if isinstance(self.validation, float) and not 0.0 <= self.validation < 1.0:
+            raise ValueError("validation: a share must be at least 0 and below 1")
+        if not self.train and not self.rows:
+            raise ValueError("train: name at least one file or row")
+        return self
+
+
+class ChatSpec(Spec):
+    """Task `chat`: train the assistant's turns."""
+
+    kind: Literal["chat"] = "chat"
+    train_on: Literal["all", "last"] = Field("all", description="every assistant turn, or only the last one of a row")
+    system: str | None = Field(None, description="a system prompt for rows that have none")
+
+
+class LoraSpec(Spec):
+    """Method `lora` (Hu et al. 2021, arXiv 2106.09685)."""
+
+    kind: Literal["lora"] = "lora"
+    rank: int = Field(16, ge=1, le=4096)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    rslora: bool = Field(False, description="scale by alpha / sqrt(rank) (arXiv 2312.03732) instead of alpha / rank")
+    target_modules: Literal["all-linear"] | list[str] = Field("all-linear", description="as PEFT means it")
+    adapter: str | None = Field(None, description="a PEFT adapter folder to continue from")
+
+
+class FullSpec(Spec):
+    """Method `full`: every parameter trains."""
+
+    kind: Literal["full"] = "full"
+
+
+class OptimSpec(Spec):
+    """AdamW (arXiv 1711.05101) and its schedule. `batch_size` is examples per optimiser step, however they are run."""
+
+    learning_rate: float = Field(2e-4, gt=0)
+    epochs: float = Field(3.0, gt=0)
+    steps: int | None = Field(None, ge=1, description="optimiser steps; overrides epochs")
+    batch_size: int = Field(8, ge=1)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.03, ge=0.0, lt=1.0, description="share of the steps with a rising learning rate")
+    weight_decay: float = Field(0.0, ge=0.0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+
+
+class SaveSpec(Spec):
+    """When checkpoints are written; the best and the last are always kept."""
+
+    every: int | None = Field(None, ge=1, description="optimiser steps; none: at the end, and about every 5 minutes")
+    keep: int = Field(2, ge=1)
+
+
+class ValidateSpec(Spec):
+    """When held-out rows are scored."""
+
+    every: int | None = Field(None, ge=1, description="optimiser steps; none: before the first step and every epoch")
+    patience: int | None = Field(None, ge=1, description="stop after this many validations without a better loss")
+    rows: int = Field(200, ge=1, description="score at most this many rows, the same ones each time")
+
+
+class BatchSpec(Spec):
+    """Execution only: changes speed and memory, never the mathematics."""
+
+    tokens: int | Literal["auto"] = Field("auto", description="the micro-batch budget in tokens")
+    share_prefix: bool = Field(True, description="compute a prefix that all rows of a micro-batch share only once")
+
+
+def _kind_only(value: object) -> object:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+Task = Annotated[ChatSpec, BeforeValidator(_kind_only)]
+Method = Annotated[
+    Annotated[LoraSpec | FullSpec, Field(discriminator="kind")],
+    BeforeValidator(_kind_only),
+]
+
+
+class Recipe(Spec):
+    """Everything that decides what a run computes."""
+
+    model: str = Field(..., description="catalogue name, hub id[@revision], or folder")
+    task: Task = Field(default_factory=ChatSpec)
+    data: DataSpec
+    method: Method = Field(default_factory=LoraSpec)
+    optim: OptimSpec = Field(default_factory=OptimSpec)
+    max_tokens: int = Field(1024, ge=2, description="the longest example in tokens")
+    over_length: Literal["drop", "truncate"] = "drop"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    seed: int = Field(0, ge=0)
+    out: str | None = Field(None, description="the run folder; none: runs/<recipe name>")
+    save: SaveSpec = Field(default_factory=SaveSpec)
+    validate_: ValidateSpec = Field(default_factory=ValidateSpec, alias="validate")
+    batch: BatchSpec = Field(default_factory=BatchSpec)
+    threads: int | None = Field(None, ge=1)
+    samples: list[str] = Field(default_factory=list, description="prompts answered before and after, for the report")
+    trust_remote_code: str | None = Field(None, description="repo@<40-hex commit>; everything else is refused")
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with two repairs: `1e-4` is a number, and a key that stands twice is an error."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$|^[-+]?\.[0-9]+(?:[eE][-+]?[0-9]+)?$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping_without_repeats(loader: _Loader, node: yaml.MappingNode) -> dict[object, object]:
+    keys = [loader.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"the key `{key}` stands twice", node.start_mark)
+    return dict(loader.construct_pairs(node))  # type: ignore[no-untyped-call]
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_repeats)
+
+
+def read_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """The recipe in the YAML file at `path` with `a.b=value` overrides; relative paths stay as written."""
+    path = Path(path)
+    if not path.is_file():
+        raise MissingInputError("there is no such recipe", where=str(path), fix="name a YAML file, e.g. recipe.yaml")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # SafeLoader's subclass
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError("this is not YAML", where=str(path), why=" ".join(str(error).split())) from error
+    if not isinstance(values, dict):
+        raise RecipeError(
+            "a recipe is a mapping of keys", where=str(path), fix="start with `model:` and `data:`"
+        )
+    return make_recipe(apply_overrides(values, overrides), str(path), stem=path.stem)
+
+
+def apply_overrides(values: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
+    """`values` with each `a.b=value` (the value read as YAML) written over it."""
+    result: dict[str, Any] = _copied(values)
+    for override in overrides:
+        dotted, sign, text = override.partition("=")
+        if not sign or not dotted.strip():
+            raise RecipeError(f"`{override}` is not an override", where="--set", fix="--set optim.epochs=2")
+        try:
+            value = yaml.load(text, Loader=_Loader) if text.strip() else None
+        except yaml.YAMLError as error:
+            raise RecipeError(f"the value of `{override}` is not YAML", where="--set", why=str(error)) from error
+        at = result
+        *parents, last = dotted.strip().split(".")
+        for parent in parents:
+            inner = at.get(parent)
+            if isinstance(inner, str) and parent in ("method", "task"):  # `method: lora` is short for {kind: lora}
+                inner = {"kind": inner}
+            if inner is not None and not isinstance(inner, dict):
+                raise RecipeError(f"`{parent}` has no keys of its own", where=f"--set {override}")
+            at[parent] = at = inner if inner is not None else {}
+        at[last] = value
+    return result
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
+
+
+def make_recipe(values: dict[str, Any], where: str = "recipe", stem: str | None = None) -> Recipe:
+    """The recipe that `values` spell, or an error that lists every problem with its key."""
+    problems = [
+        Problem(
+            f"`{key}` looks like a secret", f"{where}: {key}",
+            "recipes are copied into run folders and reports", "set it in the environment instead",
+        )
+        for key in values
+        if isinstance(key, str) and SECRET_KEY.search(key)
+    ]  # fmt: skip
+    if problems:
+        raise RecipeError(problems)
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError([_problem(dict(item), where) for item in error.errors()]) from error
+    return recipe if recipe.out else recipe.model_copy(update={"out": f"runs/{stem or 'run'}"})
+
+
+# Keys that users of other tools type, and what they are called here.
+ALIASES = {
+    "num_train_epochs": "optim.epochs", "num_epochs": "optim.epochs", "epochs": "optim.epochs",
+    "learning_rate": "optim.learning_rate", "lr": "optim.learning_rate", "batch_size": "optim.batch_size",
+    "per_device_train_batch_size": "optim.batch_size", "gradient_accumulation_steps": "optim.batch_size",
+    "base_model": "model", "model_name_or_path": "model", "dataset": "data.train", "datasets": "data.train",
+    "lora_r": "method.rank", "r": "rank", "lora_alpha": "method.alpha", "lora_dropout": "method.dropout",
+    "output_dir": "out", "sequence_len": "max_tokens", "cutoff_len": "max_tokens", "max_length": "max_tokens",
+    "max_seq_length": "max_tokens", "adapter": "method", "bf16": "precision", "fp16": "precision",
+    "save_steps": "save.every", "eval_steps": "validate.every", "val_set_size": "data.validation",
+}  # fmt: skip
+
+
+def _problem(item: dict[str, Any], where: str) -> Problem:
+    location = [str(part) for part in item["loc"] if str(part) not in ("lora", "full")]
+    key = ".".join(part for part in location if not part.startswith(("list[", "constrained", "function-", "json-")))
+    if item["type"] == "extra_forbidden":
+        known = _keys_beside(item["loc"])
+        name = location[-1]
+        fix = f"here it is called `{ALIASES[name]}`" if name in ALIASES else suggestion(name, known)
+        return Problem(f"unknown key `{key}`", where, fix=fix)
+    if item["type"] == "missing":
+        return Problem(f"`{key}` is missing", where, fix=f"add `{key}:`")
+    if item["type"].startswith("union_tag"):
+        return Problem(f"`{key}.kind` must be lora or full", where, why=f"it is {item.get('ctx', {}).get('tag')!r}")
+    given = item.get("input")
+    shown = f", and is {given!r}" if isinstance(given, str | int | float | bool) or given is None else ""
+    return Problem(f"`{key}`: {item['msg'].removeprefix('Value error, ')}{shown}", where)
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    specs: dict[str, type[Spec]] = {
+        "data": DataSpec, "task": ChatSpec, "lora": LoraSpec, "full": FullSpec, "optim": OptimSpec,
+        "save": SaveSpec, "validate": ValidateSpec, "batch": BatchSpec, "train": SourceSpec,
+    }  # fmt: skip
+    for part in reversed(location[:-1]):
+        if isinstance(part, str) and part in specs:
+            return [field.alias or name for name, field in specs[part].model_fields.items()]
+    return [field.alias or name for name, field in Recipe.model_fields.items()]
+
+
+def as_yaml(recipe: Recipe) -> str:
+    """The resolved recipe as YAML; rows in memory are replaced by their count."""
+    values = recipe.model_dump(mode="json", by_alias=True)
+    if recipe.data.rows:
+        values["data"]["train"] = f"<{len(recipe.data.rows)} rows in memory>"
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

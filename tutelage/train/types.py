@@ -1,0 +1,76 @@
+"""The events of a training run. A run is a stream of these; whoever wants to watch iterates them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimiser step. `loss` is the weighted mean over the step's target tokens, in nats."""
+
+    step: int  # 1-based
+    epoch: float
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    target_tokens: int
+    tokens: int
+    tokens_per_second: float
+    seconds: float
+    event: str = "step"
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """Held-out scores after `step` steps (0: the untouched model), weighted by target token, on `rows` rows."""
+
+    step: int
+    loss: float
+    perplexity: float
+    accuracy: float  # share of target tokens that are the model's first choice
+    target_tokens: int
+    rows: int
+    best: bool
+    seconds: float
+    event: str = "validated"
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint that is complete on disk, or `error` says why there is none."""
+
+    step: int
+    path: str
+    seconds: float
+    error: str = ""
+    event: str = "saved"
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The run goes on after `step` finished steps; `skipped` lists checkpoints that were damaged, with the reason."""
+
+    step: int
+    path: str
+    skipped: tuple[str, ...] = ()
+    event: str = "resumed"
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetHalved:
+    """Memory ran out in this step: it is done again with micro-batches of at most `tokens` tokens."""
+
+    step: int
+    tokens: int
+    event: str = "budget_halved"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of a run. `reason` is "done", "early_stopping" or "interrupted"."""
+
+    step: int
+    reason: str
+    event: str = "finished"
+
+
+Event = Step | Validated | Saved | Resumed | BudgetHalved | Finished
