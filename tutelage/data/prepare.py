@@ -1,0 +1,172 @@
+"""From the data part of a recipe to the prepared data set: read, detect, parse, check, split, fingerprint."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from tutelage.data.checks import find_drop, find_problems
+from tutelage.data.formats import FORMATS
+from tutelage.data.formats.detect import detect
+from tutelage.data.sources import MEMORY, Row, files, read, read_memory
+from tutelage.data.split import normalised, split
+from tutelage.data.types import Conversation, Dropped, Prepared
+from tutelage.errors import MAX_PROBLEMS, DataError, MissingInputError, Problem, RecipeError, TutelageError
+from tutelage.recipe import DataSpec, SourceSpec
+from tutelage.registry import suggestion
+
+Part = tuple[Conversation, ...]
+
+
+class _Findings:
+    """What reading finds beside rows: the first problems and their number, drops, formats."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.total = 0
+        self.dropped: list[Dropped] = []
+        self.formats: dict[str, str] = {}
+
+    def add(self, problem: Problem) -> None:
+        self.total += 1
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(problem)
+
+    def add_all(self, error: TutelageError) -> None:
+        for problem in error.problems:
+            self.add(problem)
+        self.total += error.total - len(error.problems)
+
+
+def prepare(spec: DataSpec, *, seed: int) -> Prepared:
+    """The data set that `spec` names.
+
+    Every problem of every file is raised at once; every row that is not used is in `dropped`.
+    """
+    held_out = spec.validation if isinstance(spec.validation, list) else []
+    sources = {"train": spec.train, "validation": held_out, "test": spec.test or []}
+    _check_formats(sources)
+    found = _Findings()
+    paths = _resolved(sources, found)
+    parts: dict[str, Part] = {}
+    drops: dict[str, list[Dropped]] = {}
+    for name in sources:
+        before = len(found.dropped)
+        parts[name] = _read_rows(read_memory(spec.rows), MEMORY, None, found) if name == "train" and spec.rows else ()
+        parts[name] += tuple(c for file, given in paths[name] for c in _read_rows(read(file), file, given, found))
+        drops[name] = found.dropped[before:]
+    if found.total:
+        raise DataError(found.problems, total=found.total)
+    _require_rows({name: part for name, part in parts.items() if name == "train" or paths[name]}, drops)
+    train, validation, test = parts["train"], parts["validation"], parts["test"]
+    if isinstance(spec.validation, float):
+        train, validation = split(train, spec.validation, seed=seed)
+    return Prepared(
+        train=train,
+        validation=validation,
+        test=test,
+        dropped=tuple(found.dropped),
+        formats=found.formats,
+        fingerprint=fingerprint(train, validation, test),
+        overlap={name: _overlap(parts[name], train) for name in ("validation", "test") if paths[name]},
+    )
+
+
+def fingerprint(*parts: Part) -> str:
+    """A sha256 over roles, texts, weights, calls and tools of the parts in order; places do not count."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"part of {len(part)}\n".encode())
+        for conversation in part:
+            turns = [[m.role, m.content, m.weight, m.name, m.tool_calls, m.tool_call_id] for m in conversation.messages]
+            digest.update(json.dumps([turns, conversation.tools], ensure_ascii=False).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _check_formats(sources: dict[str, list[SourceSpec]]) -> None:
+    problems = [
+        Problem(
+            f"unknown format `{source.format}`", f"data.{name}[{index}].format", fix=suggestion(source.format, known)
+        )
+        for known in [list(FORMATS)]
+        for name, part in sources.items()
+        for index, source in enumerate(part)
+        if source.format is not None and source.format not in known
+    ]
+    if problems:
+        raise RecipeError(problems)
+
+
+def _resolved(sources: dict[str, list[SourceSpec]], found: _Findings) -> dict[str, list[tuple[str, str | None]]]:
+    """Each part's files with their given formats. Missing paths of all parts are raised together."""
+    paths: dict[str, list[tuple[str, str | None]]] = {name: [] for name in sources}
+    missing: list[Problem] = []
+    for name, part in sources.items():
+        for source in part:
+            try:
+                paths[name] += [(file, source.format) for file in files(source.path)]
+            except MissingInputError as error:
+                missing += error.problems
+            except DataError as error:
+                found.add_all(error)
+    if missing:
+        raise MissingInputError(missing)
+    return paths
+
+
+def _read_rows(items: Iterable[Row | Problem], file: str, given: str | None, found: _Findings) -> Part:
+    rows: list[Row] = []
+    for item in items:
+        if isinstance(item, Problem):
+            found.add(item)
+        else:
+            rows.append(item)
+    if not rows:  # the reader has said why
+        return ()
+    try:
+        name = given or detect(rows).name
+    except DataError as error:
+        found.add_all(error)
+        return ()
+    found.formats[file] = name
+    return tuple(_parsed(rows, name, found))
+
+
+def _parsed(rows: list[Row], name: str, found: _Findings) -> Iterator[Conversation]:
+    parse = FORMATS.get(name).parse
+    for at, row in rows:
+        try:
+            conversation = parse(row, at)
+        except DataError as error:
+            found.add_all(error)
+            continue
+        problems = find_problems(conversation)
+        for problem in problems:
+            found.add(problem)
+        drop = find_drop(conversation)
+        if drop:
+            found.dropped.append(drop)
+        elif not problems:
+            yield conversation
+
+
+def _require_rows(parts: dict[str, Part], drops: dict[str, list[Dropped]]) -> None:
+    problems = []
+    for name in [name for name, part in parts.items() if not part]:
+        reasons = Counter(drop.reason for drop in drops[name])
+        why = "dropped were " + ", ".join(f"{count} with {reason}" for reason, count in sorted(reasons.items()))
+        first = drops[name][0]  # a part without rows and without drops has had a problem before
+        what = f"no {'training' if name == 'train' else name} rows are left"
+        fix = f"give each row a prompt and an answer; here {first.detail}"
+        problems.append(Problem(what, str(first.at), why, fix))
+    if problems:
+        raise DataError(problems)
+
+
+def _overlap(part: Part, train: Sequence[Conversation]) -> int:
+    known = {_content_key(conversation) for conversation in train}
+    return sum(_content_key(conversation) in known for conversation in part)
+
+
+def _content_key(conversation: Conversation) -> str:
+    return json.dumps(normalised(conversation.messages), sort_keys=True)

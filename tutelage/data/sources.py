@@ -1,0 +1,190 @@
+"""Rows of files: JSON Lines, JSON, CSV and folders of them, each with its place, or the problem that stands there."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tutelage.data.jsonvalue import FaultError, check, parse, shown, type_name
+from tutelage.data.lines import read_lines, read_whole, unreadable
+from tutelage.data.tables import read_table
+from tutelage.data.types import At
+from tutelage.errors import DataError, MissingInputError, Problem
+from tutelage.registry import suggestion
+
+Row = tuple[At, dict[str, object]]
+MEMORY = "<memory>"
+
+# Names under which a single row keeps its turns; a .json file with such a list is one row, not a list of rows.
+TURN_LISTS = ("messages", "conversations", "prompt", "completion", "history", "tools")
+
+NOT_YET = "it is not read yet; write the rows as JSON Lines first"
+UNSAFE = "pickled and binary arrays are never read: loading them can run code"
+TAGS = "it holds tokens with tags (named entities), and only rows with an answer to learn are read"
+REFUSED = {
+    **dict.fromkeys((".parquet", ".arrow", ".feather", ".xlsx", ".xls", ".db", ".sqlite", ".yaml", ".yml"), NOT_YET),
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z"), "packed files are not read yet"),
+    **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".pt", ".pth", ".bin", ".joblib"), UNSAFE),
+    **dict.fromkeys((".conll", ".conllu", ".iob", ".bio"), TAGS),
+}
+
+
+def files(path: str) -> list[str]:
+    """The data files that `path` names: itself, or those in the folder and its subfolders, sorted.
+
+    In a folder, hidden files and other kinds (notes, licences) are passed over; data that cannot be read is an error.
+    """
+    if "\0" in path or not os.path.exists(path):
+        raise MissingInputError("there is no such file or folder", where=shown(path)[1:-1], fix=_near(path))
+    if not os.path.isdir(path):
+        if not os.path.isfile(path):
+            raise DataError("this is not a regular file", where=path, fix="name a file or a folder")
+        problem = _unreadable_kind(path)
+        if problem:
+            raise DataError([problem])
+        return [path]
+    found = _files_of_folder(path)
+    problems = [problem for file in found if (problem := _unreadable_kind(file))]
+    if problems:
+        raise DataError(problems)
+    if not found:
+        raise DataError(
+            "the folder has no data file", where=path, why=f"read are {_kinds()}", fix="name another folder"
+        )
+    return found
+
+
+def read(file: str) -> Iterator[Row | Problem]:
+    """The rows of one data file in order; where a row cannot be read, its problem."""
+    rows = 0
+    for item in READERS[Path(file).suffix.lower()](file):
+        rows += 1
+        yield item
+    if not rows:
+        why = "it is empty, or has only blank lines or a header"
+        yield Problem("the file has no rows", f"{file}:1", why, "fill it, or leave it out of the recipe")
+
+
+def read_memory(rows: tuple[dict[str, object], ...]) -> Iterator[Row | Problem]:
+    """Rows that were handed over in Python, held to the same rules as those of a file."""
+    for number, row in enumerate(rows, 1):
+        at = At(MEMORY, number)
+        try:
+            check(row)
+        except FaultError as fault:
+            yield Problem(fault.what, str(at), fault.why, fault.fix)
+        else:
+            yield at, row
+
+
+def _read_jsonl(file: str) -> Iterator[Row | Problem]:
+    first = True
+    for line in read_lines(file):
+        where = f"{file}:{line.number}"
+        if line.problem:
+            yield line.problem
+        elif text := line.text.strip():
+            if first and text.startswith("["):
+                yield Problem("this is a JSON list, not JSON Lines", where, "a line is one object", "name it .json")
+                return
+            try:
+                yield _as_row(parse(text), At(file, line.number))
+            except FaultError as fault:
+                yield Problem(fault.what, where, fault.why, fault.fix)
+        first = first and not line.text.strip()
+
+
+def _read_json(file: str) -> Iterator[Row | Problem]:
+    whole = read_whole(file)
+    if whole.problem:
+        yield whole.problem
+        return
+    if not whole.text.strip():
+        return
+    try:
+        items = _list_of(parse(whole.text))
+    except FaultError as fault:
+        fix = "this looks like JSON Lines: name it .jsonl" if _is_json_lines(whole.text) else fault.fix
+        yield Problem(fault.what, f"{file}:{fault.line}", fault.why, fix)
+        return
+    for number, item in enumerate(items, 1):
+        yield _as_row(item, At(file, number))
+
+
+def _list_of(value: object) -> list[object]:
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, dict):
+        raise FaultError(f"the file holds {type_name(value)}, not rows", fix="write a list of objects")
+    lists = {key: item for key, item in value.items() if isinstance(item, list)}
+    if len(lists) != 1:
+        why = f"it has {len(lists)} lists: {', '.join(shown(key) for key in list(lists)[:10])}" if lists else ""
+        raise FaultError("the file is one object without a single list of rows", why, "write a list of objects")
+    ((key, items),) = lists.items()
+    if key in TURN_LISTS:
+        raise FaultError("the file is a single row, not a list of rows", f"its list is `{key}`", "put it into [ ]")
+    return items
+
+
+def _as_row(value: object, at: At) -> Row | Problem:
+    if not isinstance(value, dict):
+        return Problem(f"the row is {type_name(value)}, not an object", str(at), fix='write {"prompt": ..., ...}')
+    if not value:
+        return Problem("the row is an empty object", str(at), fix="fill or remove it")
+    return at, value
+
+
+def _is_json_lines(text: str) -> bool:
+    first, _, rest = text.strip().partition("\n")
+    try:
+        return bool(rest) and isinstance(parse(first), dict)
+    except FaultError:
+        return False
+
+
+READERS: dict[str, Callable[[str], Iterator[Row | Problem]]] = {
+    ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
+    ".json": _read_json,
+    ".csv": read_table,
+    ".tsv": read_table,
+}
+
+
+def _kinds() -> str:
+    return ", ".join(sorted(READERS))
+
+
+def _unreadable_kind(file: str) -> Problem | None:
+    suffix = Path(file).suffix.lower()
+    if suffix in READERS:
+        return None
+    kind = f"`{suffix}` files are not read" if suffix else "a file without an extension is not read"
+    return Problem(kind, file, REFUSED.get(suffix, ""), f"read are {_kinds()}")
+
+
+def _files_of_folder(folder: str) -> list[str]:
+    found = []
+    try:
+        for parent, folders, names in os.walk(folder, onerror=_raise):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            known = [name for name in names if Path(name).suffix.lower() in READERS | REFUSED.keys()]
+            found += [os.path.join(parent, name) for name in known if not name.startswith(".")]
+    except OSError as error:
+        raise unreadable(folder, error) from error
+    return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _near(path: str) -> str:
+    folder = os.path.dirname(path) or "."
+    if "\0" in path or not os.path.isdir(folder):
+        return "check the path; it starts from the folder you are in"
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        names = []
+    found = suggestion(os.path.basename(path), names)
+    return found if found.startswith("did you mean") else "check the path; it starts from the folder you are in"
