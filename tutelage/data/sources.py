@@ -34,7 +34,8 @@ def files(path: str) -> list[str]:
     In a folder, hidden files and other kinds (notes, licences) are passed over; data that cannot be read is an error.
     """
     if "\0" in path or not os.path.exists(path):
-        raise MissingInputError("there is no such file or folder", where=shown(path)[1:-1], fix=_near(path))
+        where = path if path.isprintable() and path else repr(path)
+        raise MissingInputError("there is no such file or folder", where=where, fix=_near(path))
     if not os.path.isdir(path):
         if not os.path.isfile(path):
             raise DataError("this is not a regular file", where=path, fix="name a file or a folder")
