@@ -27,6 +27,7 @@ RESULT = Message("tool", "", tool_call_id="x")
         ((USER, BLANK), "empty_answer"),
         ((USER, BLANK, USER, ANSWER), "empty_answer"),
         ((Message("user", " "), ANSWER), "empty_prompt"),
+        ((USER, ANSWER, Message("user", "\n"), ANSWER), "empty_prompt"),
         ((ANSWER,), "empty_prompt"),
         ((Message("system", ""), ANSWER), "empty_prompt"),
         ((ANSWER, USER), "empty_prompt"),

@@ -95,7 +95,7 @@ def test_an_overlong_line_is_never_held_in_memory(tmp_path: Path) -> None:
     with path.open("wb") as file:
         for _ in range(8):
             file.write(b"x" * MAX_LINE)
-        file.write(b'\n{"a": 1}\n')
+        file.write(b'\n{"a": 1}\n\xff\n')
     tracemalloc.start()
     items = list(read(str(path)))
     peak = tracemalloc.get_traced_memory()[1]
@@ -105,6 +105,8 @@ def test_an_overlong_line_is_never_held_in_memory(tmp_path: Path) -> None:
     assert f"{8 * MAX_LINE + 1:,} bytes" in items[0].why
     assert not isinstance(items[1], Problem)
     assert items[1][0].row == 2
+    assert isinstance(items[2], Problem)
+    assert f"at byte {8 * MAX_LINE + 10} " in items[2].why
 
 
 def test_the_longest_line_is_read(tmp_path: Path) -> None:
@@ -138,7 +140,9 @@ def test_pipe_is_refused(tmp_path: Path) -> None:
 def test_rows_in_memory_keep_the_rules_of_files() -> None:
     loop: list[object] = []
     loop.append(loop)
-    items = list(read_memory(({"a": 1}, {"a": {1, 2}}, {"a": float("nan")}, {"a": {1: 2}}, {"a": loop}, {"a": (1,)})))
-    assert [isinstance(item, Problem) for item in items] == [False, True, True, True, True, True]
+    items = list(
+        read_memory(({"a": 1}, {"a": {1, 2}}, {"a": float("nan")}, {"a": {1: 2}}, {"a": loop}, {"a": (1,)}, {}))
+    )
+    assert [isinstance(item, Problem) for item in items] == [False, True, True, True, True, True, True]
     assert isinstance(items[1], Problem)
     assert items[1].where == "<memory>:2"

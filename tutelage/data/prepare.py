@@ -140,13 +140,12 @@ def _parsed(rows: list[Row], name: str, found: _Findings) -> Iterator[Conversati
         except DataError as error:
             found.add_all(error)
             continue
-        problems = find_problems(conversation)
-        for problem in problems:
+        for problem in find_problems(conversation):
             found.add(problem)
         drop = find_drop(conversation)
         if drop:
             found.dropped.append(drop)
-        elif not problems:
+        else:
             yield conversation
 
 

@@ -74,7 +74,7 @@ def read_memory(rows: tuple[dict[str, object], ...]) -> Iterator[Row | Problem]:
         except FaultError as fault:
             yield Problem(fault.what, str(at), fault.why, fault.fix)
         else:
-            yield at, row
+            yield _as_row(row, at)
 
 
 def _read_jsonl(file: str) -> Iterator[Row | Problem]:

@@ -22,8 +22,9 @@ CONTENT = frozenset(
 def detect(rows: Sequence[tuple[At, RowDict]]) -> Format:
     """The one format that the rows of a file have; a row that no format claims is left to its `parse` to report."""
     first: dict[str, At] = {}
+    formats = [FORMATS.get(name) for name in FORMATS]
     for at, row in rows:
-        names = [name for name in FORMATS if FORMATS.get(name).matches(row)]
+        names = [known.name for known in formats if known.matches(row)]
         if len(names) > 1:
             raise _ambiguous(at, names)
         for name in names:
@@ -81,8 +82,9 @@ def _unknown(rows: Sequence[tuple[At, RowDict]]) -> DataError:
 
 def _unread(rows: Sequence[tuple[At, RowDict]], found: Format) -> list[Problem]:
     first: dict[str, At] = {}
+    unread = CONTENT - found.fields
     for at, row in rows:
-        for key in row.keys() & (CONTENT - found.fields):
+        for key in row.keys() & unread:
             if row[key] not in (None, "", []):
                 first.setdefault(key, at)
     return [
