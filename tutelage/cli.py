@@ -1,0 +1,215 @@
+"""The command line: one command per verb, built from the options table; the verbs do the work.
+
+stdout carries the result (with --json exactly one document), stderr everything else. Exit codes are those of errors.py,
+2 for a command line that cannot be understood, 70 for a bug of ours and 1 where a result says `ok: false`.
+"""
+
+import contextlib
+import inspect
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
+from functools import partial
+from typing import Annotated, Any, get_args, get_type_hints
+
+import typer
+
+import tutelage
+from tutelage.errors import TutelageError, UsageError
+from tutelage.options import VERBS
+from tutelage.progress import Progress
+from tutelage.show import SHOW, plain
+
+BUG = 70
+INTERRUPTED = 130
+BROKEN_PIPE = 141  # what the shell reports of a program that SIGPIPE ended
+# typer has no public name for the parent of its parse errors, and since 0.29 it is no longer click's.
+ParseError: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code after running the command line `argv` (default: this process's)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = build()(arguments, prog_name="tutelage", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except ParseError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
+            return UsageError.exit_code
+        return _fail(_usage_error(error), as_json="--json" in arguments)
+    except BrokenPipeError:
+        # The reader is gone. Python flushes stdout once more at exit, which must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def build() -> Callable[..., Any]:
+    """The whole command line as a click command."""
+    app = _group("Fine-tune a language model on your labelled data, and prove that it was done right.")
+    app.callback()(_root)
+    groups: dict[str, typer.Typer] = {}
+    for name, options in VERBS.items():
+        group, _, short = name.rpartition("_")
+        if group and group not in groups:
+            groups[group] = _group(GROUP_HELP[group])
+            app.add_typer(groups[group], name=group)
+        (groups[group] if group else app).command(short, help=options.__doc__)(_command(name, options))
+    return typer.main.get_command(app)
+
+
+GROUP_HELP = {"models": "The models that can be tuned: list, describe, get."}
+
+
+METAVARS = {str: "TEXT", str | None: "TEXT", int: "NUMBER", float: "NUMBER", tuple[str, ...]: "KEY=VALUE"}
+
+
+def _group(text: str) -> typer.Typer:
+    return typer.Typer(
+        help=text, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+    )
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        print(f"tutelage {tutelage.__version__}")
+        raise typer.Exit(0)
+
+
+Version = Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)]
+
+
+def _root(version: Version = False) -> None:
+    """Options of the program itself."""
+
+
+def _command(name: str, options: type) -> Callable[..., int]:
+    """A function with the signature that typer reads flags from, which runs the verb `name`."""
+
+    def command(**values: Any) -> int:
+        as_json, debug = values.pop("json"), values.pop("debug")
+        return run(
+            name, options(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}), as_json, debug
+        )
+
+    hints = get_type_hints(options, include_extras=True)
+    parameters = []
+    for field in fields(options):
+        kind, text = get_args(hints[field.name])
+        flag, metavar = "--" + field.name.replace("_", "-"), METAVARS.get(kind)
+        required = field.default is MISSING
+        info = (
+            typer.Argument(help=text)
+            if required
+            else typer.Option(flag, help=text, metavar=metavar, show_default=field.default not in ((), None, False))
+        )
+        default: Any = field.default
+        if kind == tuple[str, ...]:
+            kind, default = list[str], list(default)
+        parameters.append(
+            _parameter(field.name, Annotated[kind, info], inspect.Parameter.empty if required else default)
+        )
+    json_help = "Print the result as one JSON document."
+    parameters.append(_parameter("json", Annotated[bool, typer.Option("--json", help=json_help)], False))
+    parameters.append(_parameter("debug", Annotated[bool, typer.Option("--debug", help="Show tracebacks.")], False))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def run(name: str, options: Any, as_json: bool, debug: bool) -> int:
+    """The exit code of the verb `name`, after its result or its error was printed."""
+    try:
+        # What a library prints must not get between a program and the one JSON document.
+        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+            verb: Callable[..., Any] = getattr(tutelage, name)
+            values = {field.name: getattr(options, field.name) for field in fields(options)}
+            result = plain(verb(**values, **_watchers(verb, values)))
+    except TutelageError as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(error, as_json)
+    except BrokenPipeError:
+        raise
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        return _bug(error, as_json, debug)
+    if as_json:
+        _print_json(result)
+    else:
+        for line in SHOW[name](result):
+            print(line)
+    return 1 if isinstance(result, dict) and result.get("ok") is False else 0
+
+
+def _watchers(verb: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
+    """What a verb may take beside its options: `watch` for events, `say` for lines, `write` for streamed text."""
+    offered: dict[str, Callable[[], Any]] = {
+        "watch": partial(_progress, values),
+        "say": lambda: _say,
+        "write": lambda: _write,
+    }
+    return {key: make() for key, make in offered.items() if key in inspect.signature(verb).parameters}
+
+
+def _progress(values: dict[str, Any]) -> Progress:
+    """A watcher that knows where the run ends, if the verb is given a recipe."""
+    if "recipe" not in values:
+        return Progress()
+    optim = tutelage.read_recipe(values["recipe"], tuple(values["set"])).optim
+    return Progress(optim.steps, optim.epochs)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _write(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _print_json(document: object) -> None:
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False) + "\n")
+
+
+def _fail(error: TutelageError, as_json: bool) -> int:
+    if as_json:
+        _print_json(error.as_json())
+    for i, line in enumerate(str(error).split("\n")):
+        print(line if i and line.startswith(("  ", "... ")) else f"error: {line}", file=sys.stderr)
+    return error.exit_code
+
+
+def _usage_error(error: Exception) -> UsageError:
+    command = getattr(getattr(error, "ctx", None), "command_path", "tutelage")
+    return UsageError(error.format_message(), fix=f"{command} --help")  # type: ignore[attr-defined]
+
+
+def _bug(error: Exception, as_json: bool, debug: bool) -> int:
+    """Exit code 70, after one line that says what happened and where the rest is written."""
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="tutelage-crash-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+    ) as file:
+        file.write(f"tutelage {tutelage.__version__}, Python {sys.version}\n{sys.argv}\n\n")
+        file.writelines(traceback.format_exception(error))
+    if debug:
+        traceback.print_exception(error)
+    what = " ".join(f"this is a bug of tutelage: {type(error).__name__}: {error}".split())
+    if as_json:
+        problem = {"what": what, "where": file.name, "why": "", "fix": "report it with this file"}
+        _print_json({"error": type(error).__name__, "exit_code": BUG, "problems": [problem], "total": 1})
+    print(f"error: {what} (details: {file.name})", file=sys.stderr)
+    return BUG

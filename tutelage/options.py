@@ -1,0 +1,102 @@
+"""What each verb takes: one torch-free dataclass per verb, from which the command line is built.
+
+A field without default is a positional argument. The verb's function takes the same names with the same defaults;
+tests/test_public.py proves it. The class docstring is the verb's help.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+
+@dataclass(frozen=True)
+class Train:
+    """Fine-tune as a recipe says. Run it again on the same folder to continue."""
+
+    recipe: Annotated[str, "a recipe file, e.g. recipe.yaml"]
+    set: Annotated[tuple[str, ...], "override a recipe key: --set optim.epochs=2 (may be repeated)"] = ()
+    out: Annotated[str | None, "the run folder, in place of the recipe's"] = None
+    allow_changes: Annotated[bool, "continue a run whose recipe or data changed"] = False
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Show the exact tokens that would be trained, and check them."""
+
+    recipe: Annotated[str, "a recipe file"]
+    set: Annotated[tuple[str, ...], "override a recipe key: --set optim.epochs=2 (may be repeated)"] = ()
+    rows: Annotated[int, "how many examples to show"] = 3
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """Go the whole way on a small model and shipped data. It takes minutes on a CPU."""
+
+    out: Annotated[str, "the run folder"] = "runs/quickstart"
+
+
+@dataclass(frozen=True)
+class ModelsList:
+    """List the models that have a name here."""
+
+
+@dataclass(frozen=True)
+class ModelsDescribe:
+    """Tell a model's size and shape without loading its weights."""
+
+    model: Annotated[str, "catalogue name, hub id[@revision], or folder"]
+
+
+@dataclass(frozen=True)
+class ModelsGet:
+    """Fetch a model to this machine and print where it is."""
+
+    model: Annotated[str, "catalogue name, hub id[@revision], or folder"]
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Talk to a model or a run in the terminal. By default the likeliest token is taken: same question, same answer."""
+
+    model: Annotated[str, "a run folder, a model folder or a name"]
+    prompt: Annotated[str | None, "answer this and leave, instead of a conversation"] = None
+    system: Annotated[str | None, "the system prompt"] = None
+    temperature: Annotated[float, "0: always the likeliest token; 0.7: varied answers"] = 0.0
+    top_p: Annotated[float, "sample from the likeliest tokens with this much probability together"] = 1.0
+    top_k: Annotated[int, "sample from this many of the likeliest tokens; 0: all"] = 0
+    max_tokens: Annotated[int, "the longest answer in tokens"] = 512
+    seed: Annotated[int, "of the sampling"] = 0
+    base: Annotated[bool, "talk to the untouched model of a run"] = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write the report of a run. It is one HTML file that needs nothing else."""
+
+    run: Annotated[str, "a run folder, or its name below runs/"]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """List the runs, the newest first."""
+
+    folder: Annotated[str, "where the run folders are"] = "runs"
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Check this machine: versions, processor, memory, disk, caches."""
+
+
+# Public function → its options; the part before `_` is a group on the command line.
+VERBS: dict[str, type] = {
+    "chat": Chat,
+    "doctor": Doctor,
+    "models_describe": ModelsDescribe,
+    "models_get": ModelsGet,
+    "models_list": ModelsList,
+    "preview": Preview,
+    "quickstart": Quickstart,
+    "report": Report,
+    "runs": Runs,
+    "train": Train,
+}

@@ -1,0 +1,148 @@
+"""What a verb's result looks like to a reader: one function per verb, from JSON values to lines."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+Show = Callable[[Any], Iterator[str]]
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON values: dataclasses become dicts, paths strings; NaN and infinity, which JSON lacks, null."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [plain(item) for item in value]
+    raise TypeError(f"a verb returned a {type(value).__name__}, which is no JSON value")
+
+
+def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> Iterator[str]:
+    """The rows in columns as wide as their widest cell."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    for row in (head, *rows):
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+
+
+def pairs(values: Mapping[str, Any]) -> Iterator[str]:
+    """One `key  value` line per entry that has a value; nested mappings are indented."""
+    width = max((len(key) for key in values), default=0)
+    for key, value in values.items():
+        name = key.replace("_", " ").ljust(width)
+        if isinstance(value, Mapping):
+            yield name.rstrip()
+            yield from (f"  {line}" for line in pairs(value))
+        elif isinstance(value, list):
+            yield f"{name}  {', '.join(str(item) for item in value) or '-'}"
+        elif value is not None:
+            yield f"{name}  {number(value)}"
+
+
+def number(value: Any) -> str:
+    """A number as people write it: 134,515,008 and 0.0002 and 1.2346."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def size(count: float | None) -> str:
+    """A number of bytes with its unit."""
+    if count is None:
+        return "-"
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def loss(before: float | None, after: float | None) -> str:
+    """`before → after`, each with three digits."""
+    texts = ["-" if value is None else f"{value:.3f}" for value in (before, after)]
+    return "-" if texts == ["-", "-"] else " → ".join(texts)
+
+
+def show_train(result: dict[str, Any]) -> Iterator[str]:
+    """What was trained, what it brought, and what to do next."""
+    validation = result.get("validation") or {}
+    before, after = (validation.get(key) or {} for key in ("before", "after"))
+    trained, total = result["trainable_parameters"], result["total_parameters"]
+    yield f"run           {result['run']}"
+    steps, epochs = result["steps"], result["epochs"]
+    yield f"steps         {steps:,} ({epochs:.2f} epochs, {result['target_tokens']:,} target tokens)"
+    yield f"speed         {result['tokens_per_second']:,.0f} tokens/s, peak memory {result['peak_rss_mib']:,.0f} MiB"
+    yield f"trained       {trained:,} of {total:,} parameters ({trained / total:.2%})"
+    yield f"train loss    {number(result['train_loss'])}"
+    if before or after:
+        yield f"held-out loss {loss(before.get('loss'), after.get('loss'))}"
+    if result.get("resumed_from") is not None:
+        yield f"resumed from  step {result['resumed_from']:,}"
+    yield f"next          tutelage chat {result['run']}"
+
+
+def show_models_list(result: dict[str, Any]) -> Iterator[str]:
+    """The catalogue, one model a line."""
+    head = list(dict.fromkeys(key for model in result["models"] for key in model))
+    rows = [[number(model[key]) if model.get(key) is not None else "-" for key in head] for model in result["models"]]
+    yield from table(rows, [key.replace("_", " ") for key in head])
+
+
+def show_runs(result: dict[str, Any]) -> Iterator[str]:
+    """The runs, one a line."""
+    if not result["runs"]:
+        yield f"no runs in {result['folder']}: start one with `tutelage train RECIPE` or `tutelage quickstart`"
+        return
+    rows = [
+        [
+            run["run"], run["status"] or "-", run["model"] or "-", run["method"] or "-",
+            number(run["steps"]), loss(run["loss_before"], run["loss_after"]), size(run["bytes"]), run["changed"],
+        ]
+        for run in result["runs"]
+    ]  # fmt: skip
+    yield from table(rows, ["run", "status", "model", "method", "steps", "held-out loss", "size", "changed (UTC)"])
+
+
+def show_doctor(result: dict[str, Any]) -> Iterator[str]:
+    """One line per check, and what to do where it is not fine."""
+    width = max(len(check["name"]) for check in result["checks"])
+    for check in result["checks"]:
+        yield f"{check['status']}  {check['name'].ljust(width)}  {check['found']}"
+        if check["fix"]:
+            yield f"{'':{width + 8}}fix: {check['fix']}"
+    counts = [sum(check["status"] == status for check in result["checks"]) for status in ("PASS", "WARN", "FAIL")]
+    yield "{} passed, {} warnings, {} failed".format(*counts)
+
+
+def show_report(result: dict[str, Any]) -> Iterator[str]:
+    """Where the report is."""
+    yield result["report"]
+
+
+def show_nothing(result: Any) -> Iterator[str]:
+    """No lines: the verb has already written what there is to read."""
+    return iter(())
+
+
+SHOW: dict[str, Show] = {
+    "chat": show_nothing,
+    "doctor": show_doctor,
+    "models_describe": pairs,
+    "models_get": pairs,
+    "models_list": show_models_list,
+    "preview": pairs,
+    "quickstart": pairs,
+    "report": show_report,
+    "runs": show_runs,
+    "train": show_train,
+}
