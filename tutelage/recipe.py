@@ -72,6 +72,8 @@ class ChatSpec(Spec):
     kind: Literal["chat"] = "chat"
     train_on: Literal["all", "last"] = Field("all", description="every assistant turn, or only the last one of a row")
     system: str | None = Field(None, description="a system prompt for rows that have none")
+    chat_template: str | None = Field(None, description="a Jinja file in place of the model's own template")
+    allow: list[str] = Field(default_factory=list, description="contract checks that may fail, e.g. [one_template]")
 
 
 class LoraSpec(Spec):

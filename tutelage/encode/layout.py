@@ -1,0 +1,64 @@
+"""Rows to layouts: several encoded rows on one axis, a prefix that they all share computed only once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from tutelage.encode.types import Encoded, Layout, Segment
+
+MIN_SHARED = 8  # a shorter common prefix (one control token and a role name) is not worth a segment of its own
+
+
+def shared_prefix(rows: Sequence[Encoded]) -> int:
+    """How many leading tokens all rows have in common, none of them trained, leaving each row a token of its own."""
+    if len(rows) < 2:
+        return 0
+    length = min(len(row.ids) for row in rows) - 1
+    first = rows[0].ids[:length]
+    for row in rows[1:]:
+        differs = np.flatnonzero(first != row.ids[: len(first)])
+        first = first[: differs[0]] if len(differs) else first
+    length = len(first)
+    for row in rows:
+        trained = np.flatnonzero(row.weights[:length])
+        length = int(trained[0]) if len(trained) else length
+    return length if length >= MIN_SHARED else 0
+
+
+def make_layout(rows: Sequence[Encoded], *, share_prefix: bool, device: str = "cpu") -> Layout:
+    """The rows as one layout. Row i's token j sits at position j, whatever else lies on the axis."""
+    prefix = shared_prefix(rows) if share_prefix else 0
+    ids, positions, segments = [], [], []
+    sources, labels, weights = [], [], []
+    start = 0
+    if prefix:
+        ids.append(rows[0].ids[:prefix])
+        positions.append(np.arange(prefix))
+        segments.append(Segment(0, prefix))
+        start = prefix
+    for row in rows:
+        length = len(row.ids) - prefix
+        ids.append(row.ids[prefix:])
+        positions.append(np.arange(prefix, prefix + length))
+        segments.append(Segment(start, start + length, 0 if prefix else None))
+        targets = np.flatnonzero(row.weights)
+        targets = targets[targets > 0]  # the first token of a row has nothing before it to be predicted from
+        at = targets - 1
+        sources.append(np.where(at < prefix, at, at - prefix + start))
+        labels.append(row.ids[targets])
+        weights.append(row.weights[targets])
+        start += length
+    return Layout(
+        ids=_tensor(ids, np.int64, device),
+        positions=_tensor(positions, np.int64, device),
+        segments=tuple(segments),
+        sources=_tensor(sources, np.int64, device),
+        labels=_tensor(labels, np.int64, device),
+        weights=_tensor(weights, np.float32, device),
+        tokens=sum(len(row.ids) for row in rows),
+    )
+
+
+def _tensor(parts: list[np.ndarray], dtype: type, device: str) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(dtype)).to(device)

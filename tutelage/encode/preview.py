@@ -1,0 +1,44 @@
+"""Examples of what is trained, cut into pieces of text that a terminal or a page can colour."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tutelage.encode.template import ROLES, Template
+from tutelage.encode.types import Encoded
+
+MAX_PIECES = 4000
+
+
+def pieces(template: Template, row: Encoded) -> list[list[Any]]:
+    """[text, weight, role] of each stretch of tokens with one weight and one role."""
+    if not len(row.ids):
+        return []
+    changes = np.flatnonzero((np.diff(row.weights) != 0) | (np.diff(row.roles.astype(np.int16)) != 0)) + 1
+    edges = [0, *changes.tolist(), len(row.ids)]
+    return [
+        [template.tokenizer.decode(row.ids[a:b].tolist()), round(float(row.weights[a]), 4), ROLES[row.roles[a]]]
+        for a, b in zip(edges[:MAX_PIECES], edges[1:])
+    ]
+
+
+def examples(template: Template, rows: Sequence[Encoded], first: int = 2) -> list[dict[str, Any]]:
+    """The first rows, the longest, the most truncated and the least trained one, each with its place and pieces."""
+    if not rows:
+        return []
+    chosen: list[tuple[str, Encoded]] = [(f"row {i + 1}", row) for i, row in enumerate(rows[:first])]
+    chosen.append(("the longest", max(rows, key=lambda row: len(row.ids))))
+    cut = [row for row in rows if row.cut]
+    if cut:
+        chosen.append(("the most truncated", min(cut, key=_trained_share)))
+    chosen.append(("the least trained", min(rows, key=_trained_share)))
+    return [
+        {"at": str(row.at), "title": title, "tokens": len(row.ids), "targets": int(np.count_nonzero(row.weights)),
+         "pieces": pieces(template, row)}
+        for title, row in chosen
+    ]  # fmt: skip
+
+
+def _trained_share(row: Encoded) -> float:
+    return float(np.count_nonzero(row.weights)) / len(row.ids)

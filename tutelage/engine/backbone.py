@@ -1,0 +1,125 @@
+"""What the engine must know of a causal model: its body, its head, its logit rule, and whether rows may be packed.
+
+Nothing is believed from the config alone: at load the head's rule is compared with the model's own logits, and packing
+with separate rows, on a few tokens. A model that fails a comparison runs the plain way, with a note.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.encode.types import Layout, Segment
+from tutelage.engine.attention import NAME, Plan, register
+from tutelage.engine.loss import Head
+
+PROBE_TOKENS = 16
+# fp64 models still hold fp32 roundings of their own (norms, softmax in eager attention)
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A causal model in the engine's terms. `notes` say what had to run the plain way, and why."""
+
+    model: Any
+    body: Any
+    head: nn.Module
+    scale: float
+    softcap: float | None
+    packs: bool
+    plain_logits: bool
+    notes: tuple[str, ...] = ()
+
+    def head_rule(self) -> Head:
+        """The head for the loss without logits; reads the weight anew, as training may have replaced it."""
+        bias = getattr(self.head, "bias", None)
+        return Head(self.head.weight, bias, self.scale, self.softcap)  # type: ignore[arg-type]
+
+    def hidden(self, layout: Layout, *, fast: bool = True) -> Tensor:
+        """[N, H]: the last hidden state of every token of the layout."""
+        return self._run(self.body, layout, fast).last_hidden_state[0]  # type: ignore[no-any-return]
+
+    def logits(self, layout: Layout, *, fast: bool = True) -> Tensor:
+        """[N, V]: the model's own logits, for models whose head rule is not known."""
+        return self._run(self.model, layout, fast).logits[0]  # type: ignore[no-any-return]
+
+    def _run(self, module: Any, layout: Layout, fast: bool) -> Any:
+        if not self.packs:
+            if len(layout.segments) != 1:
+                raise RuntimeError("this model cannot keep packed rows apart: give it one row per layout")
+            return module(input_ids=layout.ids[None], use_cache=False)
+        plan = Plan(layout.segments, fast)
+        return module(input_ids=layout.ids[None], position_ids=layout.positions[None], use_cache=False, plan=plan)
+
+
+def make_backbone(model: Any) -> Backbone:
+    """The backbone of a loaded causal model; switches it to our attention where that passes its comparison."""
+    register()
+    config = model.config
+    head = model.get_output_embeddings()
+    scale, softcap = _logit_rule(config)
+    draft = Backbone(model, model.base_model, head, scale, softcap, packs=False, plain_logits=False)
+    notes = []
+    original = config._attn_implementation
+    with torch.no_grad():
+        plain = head is None or not _head_agrees(draft)
+        if plain:
+            notes.append(f"the logit rule of {config.model_type} is not known: the loss holds all logits of its targets")
+        packs = _packs(model)
+    if not packs:
+        model.set_attn_implementation(original)
+        notes.append(f"{config.model_type} cannot keep packed rows apart: one row per micro-batch")
+    return Backbone(model, model.base_model, head, scale, softcap, packs, plain, tuple(notes))
+
+
+def _logit_rule(config: Any) -> tuple[float, float | None]:
+    """(factor, soft cap) that the ForCausalLM class applies behind its head."""
+    factor = 1.0
+    for name in ("logit_scale", "lm_head_multiplier"):  # Cohere; Falcon-H1
+        factor *= getattr(config, name, None) or 1.0
+    scaling = getattr(config, "logits_scaling", None)  # Granite divides, HyperCLOVA X multiplies
+    if scaling:
+        factor = factor * scaling if "hyperclova" in config.model_type else factor / scaling
+    return float(factor), getattr(config, "final_logit_softcapping", None)
+
+
+def _probe_ids(model: Any, count: int) -> Tensor:
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    device = model.get_input_embeddings().weight.device
+    return torch.arange(count, device=device) * 7919 % vocabulary  # a prime step spreads over the vocabulary
+
+
+def _close(ours: Tensor, theirs: Tensor) -> bool:
+    error = (ours.double() - theirs.double()).abs().max() / theirs.double().abs().max().clamp_min(1e-12)
+    return bool(error <= TOLERANCE.get(theirs.dtype, 2e-4))
+
+
+def _head_agrees(backbone: Backbone) -> bool:
+    ids = _probe_ids(backbone.model, PROBE_TOKENS)[None]
+    theirs = backbone.model(input_ids=ids, use_cache=False).logits[0]
+    hidden = backbone.body(input_ids=ids, use_cache=False).last_hidden_state[0]
+    return _close(backbone.head_rule().logits(hidden), theirs)
+
+
+def _packs(model: Any) -> bool:
+    """Whether two rows that share a prefix give the same hidden states packed as alone; leaves our attention switched on."""
+    layers = set(getattr(model.config, "layer_types", None) or ())
+    if layers - {"full_attention", "sliding_attention"}:
+        return False
+    prefix, one, two = (
+        _probe_ids(model, 3 * PROBE_TOKENS)[i * PROBE_TOKENS : (i + 1) * PROBE_TOKENS] for i in range(3)
+    )
+    alone = [model.base_model(input_ids=torch.cat((prefix, row))[None], use_cache=False).last_hidden_state[0] for row in (one, two)]
+    model.set_attn_implementation(NAME)
+    n = PROBE_TOKENS
+    positions = torch.cat((torch.arange(n), torch.arange(n, 2 * n), torch.arange(n, 2 * n))).to(prefix.device)
+    plan = Plan((Segment(0, n), Segment(n, 2 * n, 0), Segment(2 * n, 3 * n, 0)))
+    try:
+        packed = model.base_model(
+            input_ids=torch.cat((prefix, one, two))[None], position_ids=positions[None], use_cache=False, plan=plan
+        ).last_hidden_state[0]
+    except (TypeError, RuntimeError, ValueError):  # an architecture that passes no plan to its attention
+        return False
+    return _close(packed[n : 2 * n], alone[0][n:]) and _close(packed[2 * n :], alone[1][n:])

@@ -1,0 +1,133 @@
+"""Cross-entropy from hidden states without ever holding all logits: memory does not grow with targets x vocabulary.
+
+The fast path goes chunk by chunk through logits, loss and their gradient in one pass (as in Cut Cross-Entropy, Wijmans
+et al. 2024, arXiv 2411.09009, but with plain matrix products). `reference` is the same with torch's cross_entropy.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CHUNK_VALUES = 16 * 2**20  # logits held at once; 64 MiB in fp32, 341 targets at 49,152 tokens of vocabulary
+
+
+@dataclass(frozen=True)
+class Head:
+    """What turns a hidden state into logits: z = W h + b, then z·scale, then soft-capping c·tanh(z/c)."""
+
+    weight: Tensor  # [V, H]
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[n, H] → [n, V]."""
+        z = nn.functional.linear(hidden, self.weight, self.bias)
+        if self.scale != 1.0:
+            z = z * self.scale
+        return torch.tanh(z / self.softcap) * self.softcap if self.softcap else z
+
+
+@dataclass(frozen=True)
+class LossSum:
+    """Sums over target tokens: weighted loss (with gradient), its plain value, and how many first choices were right."""
+
+    total: Tensor
+    value: float
+    correct: int
+
+
+def reference(hidden: Tensor, head: Head, labels: Tensor, weights: Tensor) -> LossSum:
+    """All logits at once through torch's cross_entropy: [M, H], [M], [M] → sums."""
+    return reference_from_logits(head.logits(hidden), labels, weights)
+
+
+def reference_from_logits(logits: Tensor, labels: Tensor, weights: Tensor) -> LossSum:
+    """The same from a model's own logits [M, V]."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+    total = (losses * weights.to(losses.dtype)).sum()
+    return LossSum(total, float(total.detach()), int((logits.argmax(-1) == labels).sum()))
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Forward and backward in one pass; the gradient is kept and only scaled in `backward`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: Head, labels: Tensor, weights: Tensor,
+        correct: list[int],
+    ) -> Tensor:  # fmt: skip
+        exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        wants = ctx.needs_input_grad
+        dhidden = torch.empty_like(hidden) if wants[0] else None
+        dweight = torch.zeros(weight.shape, dtype=exact, device=weight.device) if wants[1] else None
+        dbias = torch.zeros(bias.shape, dtype=exact, device=weight.device) if bias is not None and wants[2] else None
+        total = torch.zeros((), dtype=torch.float64)
+        chunk = max(1, min(hidden.shape[0], CHUNK_VALUES // weight.shape[0]))
+        held = torch.empty(chunk, weight.shape[0], dtype=hidden.dtype, device=hidden.device)  # reused: no page faults
+        for start in range(0, hidden.shape[0], chunk):
+            h, y, w = (t[start : start + chunk] for t in (hidden, labels, weights))
+            z, slope = _scores(h, weight, bias, head, held[: h.shape[0]], exact)
+            target = z.gather(1, y[:, None])
+            top = z.max(1, keepdim=True).values
+            correct[0] += int((target == top).sum())
+            target = target - top
+            z.sub_(top).exp_()
+            norm = z.sum(1, keepdim=True)
+            total += ((norm.log() - target)[:, 0].double() * w.double()).sum().cpu()
+            if not (wants[0] or wants[1] or wants[2]):
+                continue
+            z.div_(norm).scatter_add_(1, y[:, None], torch.full_like(target, -1.0)).mul_(w[:, None].to(exact))
+            if slope is not None:
+                z.mul_(slope)
+            if head.scale != 1.0:
+                z.mul_(head.scale)
+            g = z.to(hidden.dtype)
+            if dhidden is not None:
+                torch.mm(g, weight, out=dhidden[start : start + chunk])
+            if dweight is not None:
+                dweight.addmm_(g.t().to(exact), h.to(exact))
+            if dbias is not None:
+                dbias += z.sum(0)
+        ctx.save_for_backward(dhidden, dweight, dbias)
+        ctx.dtypes = weight.dtype, bias.dtype if bias is not None else None
+        return total.to(device=hidden.device, dtype=exact)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        scale = float(gradients[0])
+        dhidden, dweight, dbias = ctx.saved_tensors
+        return (
+            None if dhidden is None else dhidden * scale,
+            None if dweight is None else dweight.mul_(scale).to(ctx.dtypes[0]),
+            None if dbias is None else dbias.mul_(scale).to(ctx.dtypes[1]),
+            None, None, None, None,
+        )  # fmt: skip
+
+
+def _scores(
+    h: Tensor, weight: Tensor, bias: Tensor | None, head: Head, held: Tensor, exact: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """Logits in at least fp32, and d(capped)/d(uncapped) where there is soft-capping."""
+    torch.mm(h, weight.t(), out=held)
+    z = held if held.dtype == exact else held.to(exact)
+    if bias is not None:
+        z.add_(bias)
+    if head.scale != 1.0:
+        z.mul_(head.scale)
+    if head.softcap is None:
+        return z, None
+    tanh = torch.tanh(z / head.softcap)
+    return tanh * head.softcap, 1 - tanh * tanh
+
+
+def linear_cross_entropy(hidden: Tensor, head: Head, labels: Tensor, weights: Tensor, *, fast: bool = True) -> LossSum:
+    """Weighted sum of -log p(label) over targets: hidden [M, H], labels [M], weights [M] → sums in nats."""
+    if not fast:
+        return reference(hidden, head, labels, weights)
+    correct = [0]
+    total = _ChunkedLoss.apply(hidden, head.weight, head.bias, head, labels, weights, correct)  # type: ignore[no-untyped-call]
+    return LossSum(total, float(total.detach()), correct[0])

@@ -1,0 +1,59 @@
+"""What this machine does fastest, measured once; the result is frozen in the run's plan."""
+
+import time
+from dataclasses import asdict, dataclass
+
+import torch
+
+MEASURE_SECONDS = 0.15
+BF16_GAIN = 1.3  # bf16 must beat fp32 by this factor, or its rounding buys nothing
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionPlan:
+    """Everything that was chosen by looking at the machine. A resume obeys it: it decides the last bits of a run."""
+
+    precision: str  # "fp32" | "bf16"
+    device: str
+    threads: int
+    tokens: int  # the micro-batch budget
+    share_prefix: bool
+    packed: bool
+    measured_gflops: dict[str, float]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of frozen weights and activations."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def as_json(self) -> dict[str, object]:
+        """The plan as it stands in manifest.json."""
+        return asdict(self)
+
+
+def measure_gflops(dtype: torch.dtype, device: str = "cpu", seconds: float = MEASURE_SECONDS) -> float:
+    """GFLOP/s of a 1024 x 1024 x 1024 matrix product in `dtype`, the best of several repetitions."""
+    a = torch.randn(1024, 1024, device=device).to(dtype)
+    b = torch.randn(1024, 1024, device=device).to(dtype)
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end or best == float("inf"):
+        start = time.perf_counter()
+        a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * 1024**3 / best / 1e9
+
+
+def choose_precision(wanted: str, device: str) -> tuple[str, dict[str, float]]:
+    """The precision to run in, and the measured rates that decided it (none where the recipe decided)."""
+    if wanted != "auto":
+        return wanted, {}
+    rates = {"fp32": measure_gflops(torch.float32, device), "bf16": measure_gflops(torch.bfloat16, device)}
+    rates = {name: round(rate, 1) for name, rate in rates.items()}
+    return ("bf16" if rates["bf16"] > BF16_GAIN * rates["fp32"] else "fp32"), rates
+
+
+def device_name() -> str:
+    """"cuda" where there is one, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

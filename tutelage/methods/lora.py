@@ -1,0 +1,181 @@
+"""LoRA in PEFT's file format, both ways (Hu et al. 2021, arXiv 2106.09685; rsLoRA: Kalajdzievski 2023, arXiv 2312.03732)."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from tutelage.engine.linear import base_linear
+from tutelage.engine.lora_linear import LoraLinear
+from tutelage.errors import MissingInputError, ModelError, Problem, RecipeError
+from tutelage.methods.types import METHODS, Trainable, trainable_of
+from tutelage.recipe import LoraSpec
+from tutelage.registry import suggestion
+
+PREFIX = "base_model.model."
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Settings of PEFT that change the mathematics and that we do not compute: an adapter that uses one is refused.
+UNSUPPORTED = {
+    "use_dora": False, "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}, "trainable_token_indices": None,
+    "layer_replication": None, "lora_bias": False, "target_parameters": None, "use_qalora": False, "alora_invocation_tokens": None,
+}  # fmt: skip
+
+
+class Lora:
+    """Trains rank-r additions to frozen linear layers and stores a PEFT adapter folder."""
+
+    def prepare(self, model: Any, spec: LoraSpec, *, seed: int) -> Trainable:
+        """Wrap the target layers; A is drawn as PEFT draws it (Kaiming uniform, a = √5), B is zero."""
+        if spec.adapter is not None:
+            attach(model, Path(spec.adapter), expected=spec, trains=True)
+            return trainable_of(model)
+        model.requires_grad_(False)
+        generator = torch.Generator().manual_seed(seed)
+        scale = scaling(spec.rank, spec.alpha, spec.rslora)
+        for name in target_names(model, spec.target_modules):
+            layer = wrap(model, name, spec.rank, scale, spec.dropout)
+            bound = 1 / math.sqrt(layer.base.in_features)  # what kaiming_uniform_(a=√5) comes to
+            drawn = torch.rand(layer.a.shape, generator=generator) * (2 * bound) - bound
+            layer.a.data.copy_(drawn)
+        return trainable_of(model)
+
+    def save(self, model: Any, spec: LoraSpec, folder: Path, *, base: str) -> None:
+        """adapter_config.json and adapter_model.safetensors, as PEFT writes them."""
+        layers = dict(lora_layers(model))
+        tensors: dict[str, Tensor] = {}
+        for name, layer in layers.items():
+            tensors[f"{PREFIX}{name}.lora_A.weight"] = layer.a.detach().cpu().contiguous()
+            tensors[f"{PREFIX}{name}.lora_B.weight"] = layer.b.detach().cpu().contiguous()
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        first = next(iter(layers.values()))
+        config = {
+            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": first.a.shape[0],
+            "lora_alpha": spec.alpha, "lora_dropout": spec.dropout, "use_rslora": spec.rslora, "bias": "none",
+            "fan_in_fan_out": any(layer.base.fan_in_fan_out for layer in layers.values()), "inference_mode": True,
+            "init_lora_weights": True, "target_modules": sorted(_suffixes(model, list(layers))), "modules_to_save": None,
+            "use_dora": False, "rank_pattern": {}, "alpha_pattern": {}, "revision": None,
+        }  # fmt: skip
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+METHODS.add("lora")(Lora())
+
+
+def scaling(rank: int, alpha: float, rslora: bool) -> float:
+    """alpha / r, or alpha / √r with rank stabilisation."""
+    return alpha / (math.sqrt(rank) if rslora else rank)
+
+
+def target_names(model: Any, wanted: str | list[str]) -> list[str]:
+    """Names of the layers to wrap: "all-linear" is every Linear and Conv1D but the output head; else names or suffixes."""
+    head = model.get_output_embeddings()
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head]
+    experts = [name for name, p in model.named_parameters() if p.dim() == 3 and "expert" in name]
+    if experts and wanted == "all-linear":
+        raise RecipeError(
+            "`method.target_modules: all-linear` would miss this model's experts", where="method.target_modules",
+            why=f"mixture-of-experts weights such as `{experts[0]}` are not linear layers",
+            fix="name the layers to train, e.g. target_modules: [q_proj, k_proj, v_proj, o_proj]",
+        )  # fmt: skip
+    if wanted == "all-linear":
+        return linear
+    chosen = [name for name in linear if any(name == w or name.endswith(f".{w}") for w in wanted)]
+    known = sorted({name.rpartition(".")[2] for name in linear})
+    problems = [
+        Problem(f"this model has no linear layer called `{w}`", "method.target_modules", fix=suggestion(w, known))
+        for w in wanted
+        if not any(name == w or name.endswith(f".{w}") for name in linear)
+    ]
+    if problems:
+        raise RecipeError(problems)
+    return chosen
+
+
+def wrap(model: Any, name: str, rank: int, scale: float, dropout: float) -> LoraLinear:
+    """Put a LoraLinear in the place of the layer called `name`."""
+    parent = model.get_submodule(name.rpartition(".")[0])
+    layer = LoraLinear(base_linear(getattr(parent, name.rpartition(".")[2])), rank, scale, dropout)
+    setattr(parent, name.rpartition(".")[2], layer)
+    return layer
+
+
+def lora_layers(model: Any) -> Iterator[tuple[str, LoraLinear]]:
+    """(original layer name, layer) of every wrapped layer."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLinear):
+            yield name, module
+
+
+def attach(model: Any, adapter: Path, *, expected: LoraSpec | None = None, trains: bool = False) -> None:
+    """Wrap `model`'s layers with the PEFT adapter in the folder `adapter`; nothing else trains."""
+    config, tensors = read_adapter(adapter)
+    rank, alpha = int(config["r"]), float(config["lora_alpha"])
+    if expected is not None and (rank, alpha, bool(config.get("use_rslora"))) != (expected.rank, expected.alpha, expected.rslora):
+        raise RecipeError(
+            f"the adapter has rank {rank}, alpha {alpha:g}, rslora {bool(config.get('use_rslora'))}", where="method.adapter",
+            why="the recipe says otherwise", fix=f"method: {{kind: lora, rank: {rank}, alpha: {alpha:g}}}",
+        )  # fmt: skip
+    model.requires_grad_(False)
+    scale = scaling(rank, alpha, bool(config.get("use_rslora")))
+    dropout = expected.dropout if expected else 0.0
+    names = sorted({key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in tensors})
+    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    missing = [name for name in names if name not in linear]
+    if missing:
+        raise ModelError(
+            f"the adapter has weights for `{missing[0]}`, which this model lacks", where=str(adapter / WEIGHTS),
+            why="it was trained on another model", fix=f"use its own base model: {config.get('base_model_name_or_path')}",
+        )  # fmt: skip
+    for name in names:
+        layer = wrap(model, name, rank, scale, dropout)
+        for letter, parameter in (("A", layer.a), ("B", layer.b)):
+            tensor = tensors.get(f"{PREFIX}{name}.lora_{letter}.weight")
+            if tensor is None or tensor.shape != parameter.shape:
+                raise ModelError(f"lora_{letter} of `{name}` is missing or has another shape", where=str(adapter / WEIGHTS))
+            parameter.data.copy_(tensor.float())
+            parameter.requires_grad_(trains)
+
+
+def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """adapter_config.json and the tensors of a PEFT LoRA folder; settings we do not compute are refused."""
+    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
+        raise MissingInputError(f"this is not a PEFT adapter: it needs {CONFIG} and {WEIGHTS}", where=str(folder))
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        tensors = load_file(folder / WEIGHTS)
+        int(config["r"]), float(config["lora_alpha"])
+    except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+        raise ModelError("this adapter cannot be read", where=str(folder), why=str(error)) from error
+    if config.get("peft_type") != "LORA":
+        raise ModelError(f"this is a {config.get('peft_type')} adapter, not LoRA", where=str(folder / CONFIG))
+    used = [key for key, neutral in UNSUPPORTED.items() if config.get(key) not in (neutral, None, False, {}, [])]
+    if config.get("bias", "none") != "none":
+        used.append("bias")
+    if used:
+        raise ModelError(f"this adapter uses {', '.join(used)}, which is not supported", where=str(folder / CONFIG))
+    strange = [key for key in tensors if not (key.startswith(PREFIX) and key.endswith((".lora_A.weight", ".lora_B.weight")))]
+    if strange:
+        raise ModelError(f"this adapter holds tensors other than LoRA's, e.g. `{strange[0]}`", where=str(folder / WEIGHTS))
+    return config, tensors
+
+
+def _suffixes(model: Any, names: list[str]) -> set[str]:
+    """Last name parts that select exactly `names` among all linear layers, or the full names where they do not."""
+    last = {name.rpartition(".")[2] for name in names}
+    others = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and not n.endswith(".base.inner")]
+    return last if not any(n.rpartition(".")[2] in last for n in others) else set(names)
+
+
+def merge(model: Any) -> None:
+    """Add every adapter to its weight and put the original layers back."""
+    for name, layer in list(lora_layers(model)):
+        layer.base.add_(layer.delta().detach())
+        parent = model.get_submodule(name.rpartition(".")[0])
+        setattr(parent, name.rpartition(".")[2], layer.base.module())

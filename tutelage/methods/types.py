@@ -1,0 +1,46 @@
+"""What a fine-tuning method is: it decides what trains, and how the result is stored."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from tutelage.recipe import FullSpec, LoraSpec
+from tutelage.registry import Registry
+
+MethodSpec = LoraSpec | FullSpec
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """The parameters that train, by name in a fixed order; a tied parameter stands once. `total` counts all."""
+
+    parameters: dict[str, nn.Parameter]
+    total: int
+
+    @property
+    def count(self) -> int:
+        """Trained values."""
+        return sum(parameter.numel() for parameter in self.parameters.values())
+
+
+class Method(Protocol):
+    """One fine-tuning method."""
+
+    def prepare(self, model: Any, spec: Any, *, seed: int) -> Trainable:
+        """Change `model` so that exactly the method's parameters train, seeded where it draws initial values."""
+        ...
+
+    def save(self, model: Any, spec: Any, folder: Path, *, base: str) -> None:
+        """Write the tuned model into the empty `folder`: a PEFT adapter, or what `from_pretrained` reads."""
+        ...
+
+
+METHODS: Registry[Method] = Registry("method")
+
+
+def trainable_of(model: Any) -> Trainable:
+    """All parameters that require a gradient, in the model's own order, tied ones once."""
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}  # yields a tied parameter once
+    return Trainable(named, sum(p.numel() for p in model.parameters()))

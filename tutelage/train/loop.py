@@ -1,0 +1,242 @@
+"""The training loop: a generator of events, and the only one there is.
+
+A step fetches all its rows first, counts their target weight once, adds up the gradients of micro-batches whose losses
+are divided by that one number, and updates. Batch i is a pure function of (seed, epoch, i), so a position is an integer.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutelage.encode.batches import Batches, micro_batches
+from tutelage.encode.layout import make_layout, shared_prefix
+from tutelage.encode.types import Encoded, Layout
+from tutelage.engine.backbone import Backbone
+from tutelage.engine.loss import LossSum
+from tutelage.engine.precision import ExecutionPlan
+from tutelage.errors import CheckFailedError, OutOfMemoryError, OutputError
+from tutelage.methods.types import Trainable
+from tutelage.recipe import OptimSpec, SaveSpec, ValidateSpec
+from tutelage.train import checkpoint
+from tutelage.train.optim import Optimizer, learning_rate
+from tutelage.train.types import BudgetHalved, Event, Finished, Resumed, Saved, Step, Validated
+
+SAVE_SECONDS = 300.0  # without save.every: what a kill may cost at most
+MIN_BUDGET = 16  # tokens; below this memory is not what is missing
+
+LossOf = Callable[[Backbone, Layout], LossSum]
+
+
+@dataclass
+class TrainState:
+    """A run in memory. What a checkpoint must hold is in `optimizer` and in `progress()`; the rest is given."""
+
+    backbone: Backbone
+    trainable: Trainable
+    optimizer: Optimizer
+    loss_of: LossOf
+    train_rows: Sequence[Encoded]
+    validation_rows: Sequence[Encoded]
+    optim: OptimSpec
+    saving: SaveSpec
+    validating: ValidateSpec
+    plan: ExecutionPlan
+    seed: int
+    store: Path
+    step: int = 0
+    best_step: int | None = None
+    best_loss: float = math.inf
+    without_gain: int = 0
+    target_tokens: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    train_loss: float = 0.0  # mean over all target tokens so far
+    stop_requested: bool = False
+    saved_steps: set[int] = field(default_factory=set)
+
+    @property
+    def batches(self) -> Batches:
+        """The order of rows."""
+        return Batches(len(self.train_rows), self.optim.batch_size, self.seed)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps in the whole run."""
+        return self.optim.steps or math.ceil(self.optim.epochs * self.batches.per_epoch)
+
+    def progress(self) -> dict[str, Any]:
+        """What a checkpoint stores beside tensors."""
+        names = ("step", "best_step", "without_gain", "target_tokens", "tokens", "seconds", "train_loss")
+        best = None if math.isinf(self.best_loss) else self.best_loss
+        return {**{name: getattr(self, name) for name in names}, "best_loss": best, "plan_tokens": self.plan.tokens}
+
+
+def restore(state: TrainState, saved: checkpoint.Checkpoint) -> None:
+    """Continue from `saved`: weights, moments, counters, and a budget that had been halved."""
+    state.optimizer.load(saved.tensors)
+    for name, value in saved.state.items():
+        if name == "plan_tokens":
+            state.plan = replace(state.plan, tokens=value)
+        else:
+            setattr(state, name, math.inf if name == "best_loss" and value is None else value)
+    state.saved_steps = set(checkpoint.steps(state.store))
+
+
+def training(state: TrainState, resumed: Resumed | None = None) -> Iterator[Event]:
+    """Yield one event per step, validation and checkpoint until the run is done, stopped early or interrupted."""
+    if resumed is not None:
+        yield resumed
+    elif state.validation_rows:
+        yield validate(state)
+    reason, last_save = "done", time.monotonic()
+    while state.step < state.total_steps:
+        if state.stop_requested:
+            reason = "interrupted"
+            break
+        yield from one_step(state)
+        if validation_due(state):
+            event = validate(state)
+            yield event
+            if event.best:
+                yield save(state)
+            if state.validating.patience and state.without_gain >= state.validating.patience:
+                reason = "early_stopping"
+                break
+        if save_due(state, last_save):
+            yield save(state)
+            last_save = time.monotonic()
+    if state.step not in state.saved_steps or reason == "interrupted":
+        yield save(state)
+    yield Finished(state.step, reason)
+
+
+def validation_due(state: TrainState) -> bool:
+    """Every `validate.every` steps, or at the end of each epoch; always behind the last step."""
+    every = state.validating.every or state.batches.per_epoch
+    return bool(state.validation_rows) and (state.step % every == 0 or state.step == state.total_steps)
+
+
+def save_due(state: TrainState, last_save: float) -> bool:
+    """Every `save.every` steps, or every five minutes."""
+    if state.step in state.saved_steps:
+        return False
+    if state.saving.every:
+        return state.step % state.saving.every == 0
+    return time.monotonic() - last_save > SAVE_SECONDS
+
+
+def layouts(rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Layout]:
+    """The rows as micro-batches of at most the plan's budget; rows alone where the model cannot pack."""
+    if not plan.packed:
+        return [make_layout([row], share_prefix=False, device=plan.device) for row in rows]
+    prefix = shared_prefix(rows) if plan.share_prefix else 0
+    lengths = [len(row.ids) - prefix for row in rows]
+    groups = micro_batches(range(len(rows)), lengths, max(plan.tokens - prefix, 1))
+    return [make_layout([rows[i] for i in g], share_prefix=plan.share_prefix, device=plan.device) for g in groups]
+
+
+def one_step(state: TrainState) -> Iterator[Event]:
+    """One optimiser step. Out of memory: the budget is halved and the same step is done again."""
+    start = time.perf_counter()
+    rows = [state.train_rows[i] for i in state.batches.of_step(state.step)]
+    while True:
+        try:
+            packs = layouts(rows, state.plan)
+            loss, targets = accumulate(state, packs)
+            break
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        state.optimizer.zero_grad()
+        if state.plan.tokens // 2 < MIN_BUDGET or len(packs) == len(rows):
+            raise OutOfMemoryError(
+                f"step {state.step + 1} does not fit into memory, not even one example at a time",
+                fix="lower max_tokens, choose method: lora, or a smaller model; the last checkpoint is intact",
+            )
+        state.plan = replace(state.plan, tokens=state.plan.tokens // 2)
+        yield BudgetHalved(state.step + 1, state.plan.tokens)
+    if not math.isfinite(loss):
+        raise CheckFailedError(
+            f"the loss of step {state.step + 1} is {loss}", where=", ".join(str(row.at) for row in rows[:4]),
+            why="the weights are unchanged", fix="lower optim.learning_rate, or set precision: fp32",
+        )  # fmt: skip
+    rate = learning_rate(state.optim, state.step, state.total_steps)
+    norm = state.optimizer.gradient_norm()
+    state.optimizer.step(rate, norm)
+    seconds = time.perf_counter() - start
+    tokens = sum(pack.tokens for pack in packs)
+    state.train_loss += (loss - state.train_loss) * targets / (state.target_tokens + targets)
+    state.step, state.target_tokens = state.step + 1, state.target_tokens + targets
+    state.tokens, state.seconds = state.tokens + tokens, state.seconds + seconds
+    epoch = state.step / state.batches.per_epoch
+    yield Step(state.step, epoch, loss, rate, norm, targets, tokens, tokens / seconds, seconds)
+
+
+def accumulate(state: TrainState, packs: Sequence[Layout]) -> tuple[float, int]:
+    """Gradients of (weighted sum of losses) / (total weight of the step), and that loss with its target count."""
+    weight = math.fsum(float(pack.weights.double().sum()) for pack in packs)
+    value = 0.0
+    for index, pack in enumerate(packs):
+        torch.manual_seed(draw_seed(state.seed, state.step, index))
+        result = state.loss_of(state.backbone, pack)
+        (result.total / weight).backward()  # type: ignore[no-untyped-call]
+        value += result.value
+    return value / weight, sum(len(pack.labels) for pack in packs)
+
+
+def draw_seed(seed: int, step: int, micro_batch: int) -> int:
+    """The seed of all random draws (dropout) of one micro-batch."""
+    return (seed * 1_000_003 + step) * 4099 + micro_batch & 0x7FFF_FFFF_FFFF_FFFF
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, Python or the allocator ran out of memory."""
+    text = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text or "bad_alloc" in text
+
+
+def validate(state: TrainState) -> Validated:
+    """Score the held-out rows and note whether they are the best so far; the untouched model (step 0) is no candidate."""
+    start = time.perf_counter()
+    rows = sample(state.validation_rows, state.validating.rows)
+    total = weight = 0.0
+    correct = targets = 0
+    with torch.no_grad():
+        for pack in layouts(rows, state.plan):
+            result = state.loss_of(state.backbone, pack)
+            total, correct = total + result.value, correct + result.correct
+            weight, targets = weight + float(pack.weights.double().sum()), targets + len(pack.labels)
+    loss = total / weight
+    best = state.step > 0 and loss < state.best_loss
+    if best:
+        state.best_loss, state.best_step, state.without_gain = loss, state.step, 0
+    elif state.step > 0:
+        state.without_gain += 1
+    seconds = time.perf_counter() - start
+    return Validated(state.step, loss, math.exp(min(loss, 700)), correct / targets, targets, len(rows), best, seconds)
+
+
+def sample(rows: Sequence[Encoded], most: int) -> list[Encoded]:
+    """At most `most` rows, evenly spread, the same ones each time."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[i * len(rows) // most] for i in range(most)]
+
+
+def save(state: TrainState) -> Saved:
+    """Write a checkpoint; a full disk is reported in the event and the run goes on."""
+    start = time.perf_counter()
+    state.saved_steps.add(state.step)
+    newest = sorted(state.saved_steps)[-state.saving.keep :]
+    keep = {*newest, *([state.best_step] if state.best_step else [])}
+    try:
+        path = checkpoint.save(state.store, state.step, state.progress(), state.optimizer.state(), keep)
+    except OutputError as error:
+        state.saved_steps.discard(state.step)
+        return Saved(state.step, "", time.perf_counter() - start, str(error))
+    return Saved(state.step, str(path), time.perf_counter() - start)

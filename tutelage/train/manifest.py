@@ -1,0 +1,112 @@
+"""The manifest of a run: what it is, on what it ran, whether a folder may be continued, and what came of it."""
+
+import json
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutelage.errors import ChangedRunError, Problem
+from tutelage.recipe import Recipe, as_yaml
+from tutelage.runs import MANIFEST, history, read_json, write_json, write_text
+from tutelage.train.loop import TrainState
+from tutelage.train.material import Material
+from tutelage.train.setup import choose_plan, differences, identity
+
+
+def now() -> str:
+    """The time as ISO 8601, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def open_manifest(folder: Path, recipe: Recipe, material: Material, allow_changes: bool) -> dict[str, Any]:
+    """The folder's manifest, checked against this recipe and data; a new one with a freshly measured plan otherwise."""
+    same = identity(recipe, material)
+    if (folder / MANIFEST).is_file():
+        manifest: dict[str, Any] = read_json(folder / MANIFEST)
+        changed = differences(manifest["identity"], same)
+        if recipe.precision not in ("auto", manifest["plan"]["precision"]):
+            changed.append(f"plan.precision: {manifest['plan']['precision']} → {recipe.precision}")
+        if recipe.threads not in (None, manifest["plan"]["threads"]):
+            changed.append(f"plan.threads: {manifest['plan']['threads']} → {recipe.threads}")
+        if not changed:
+            return manifest
+        if not allow_changes:
+            fix = "choose another `out`, or continue with the change: --allow-changes"
+            raise ChangedRunError([Problem(f"changed: {line}", str(folder), fix=fix) for line in changed])
+        manifest.update(identity=same, plan=choose_plan(recipe).as_json(), status="running")
+        manifest.setdefault("changes", []).append({"at": now(), "changed": changed})
+    else:
+        manifest = new_manifest(recipe, material, same)
+    write_text(folder / "recipe.yaml", as_yaml(recipe))
+    write_json(folder / "contract.json", material.contract_json())
+    lines = [
+        json.dumps({"reason": d.reason, "source": d.at.source, "row": d.at.row, "detail": d.detail}, ensure_ascii=False)
+        for d in material.dropped
+    ]
+    write_text(folder / "dropped.jsonl", "".join(line + "\n" for line in lines))
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def new_manifest(recipe: Recipe, material: Material, same: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a run before its first step."""
+    prepared, fetched = material.prepared, material.fetched
+    reasons = [dropped.reason for dropped in material.dropped]
+    return {
+        "schema": 1, "status": "running", "created": now(), "finished": None,
+        "versions": {"tutelage": version("tutelage"), "python": platform.python_version(),
+                     **{name: version(name) for name in ("torch", "transformers", "tokenizers", "safetensors")}},
+        "machine": machine(),
+        "model": {"name": recipe.model, "source": fetched.source, "path": str(fetched.path.resolve()), "sha256": fetched.sha256},
+        "data": {"fingerprint": prepared.fingerprint, "counts": prepared.counts(), "formats": prepared.formats,
+                 "dropped": {reason: reasons.count(reason) for reason in sorted({*reasons})}, "overlap": prepared.overlap},
+        "identity": same,
+        "plan": choose_plan(recipe).as_json(),
+    }  # fmt: skip
+
+
+def machine() -> dict[str, Any]:
+    """The machine in a few words."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
+    meminfo = Path("/proc/meminfo")
+    memory = int(meminfo.read_text().split()[1]) * 1024 if meminfo.is_file() else None
+    return {"cpu": cpu, "capability": torch.backends.cpu.get_cpu_capability(), "cores": torch.get_num_threads(),
+            "memory_bytes": memory, "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "platform": platform.platform()}  # fmt: skip
+
+
+def totals(state: TrainState, peak_mib: float) -> dict[str, Any]:
+    """The run's sums, over all its starts."""
+    return {
+        "steps": state.step, "epochs": state.step / state.batches.per_epoch, "target_tokens": state.target_tokens,
+        "tokens": state.tokens, "tokens_per_second": state.tokens / state.seconds if state.seconds else 0.0,
+        "peak_rss_mib": round(peak_mib, 1), "seconds": state.seconds, "train_loss": state.train_loss,
+        "trainable_parameters": state.trainable.count, "total_parameters": state.trainable.total,
+    }  # fmt: skip
+
+
+def summary(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """What the verb returns: the contract's keys, read from the run folder."""
+    events = history(folder)
+    scored = [event for event in events if event["event"] == "validated"]
+    before = next((event for event in scored if event["step"] == 0), None)
+    after = next((event for event in scored if event["step"] == manifest.get("model_step")), None)
+    resumed = [event["step"] for event in events if event["event"] == "resumed"]
+    return {
+        "run": str(folder), **manifest["totals"], "validation": {"before": before, "after": after},
+        "resumed_from": resumed[-1] if resumed else None, "model": str(folder / "model"),
+        "report": str(folder / "report.html"), "reason": manifest.get("reason"), "samples": read_samples(folder),
+    }  # fmt: skip
+
+
+def read_samples(folder: Path) -> list[dict[str, Any]]:
+    """The sample answers, if there are any."""
+    path = folder / "samples.json"
+    return read_json(path) if path.is_file() else []

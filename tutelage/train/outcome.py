@@ -1,0 +1,73 @@
+"""The end of a run: its model on disk, and its answers to the recipe's sample prompts."""
+
+import os
+import shutil
+from pathlib import Path
+
+from tutelage.errors import OutputError
+from tutelage.generate.answer import answer
+from tutelage.methods import METHODS
+from tutelage.recipe import Recipe
+from tutelage.runs import fsync_folder, read_json, write_json
+from tutelage.train import checkpoint
+from tutelage.train.loop import TrainState
+from tutelage.train.material import Material
+from tutelage.train.setup import set_training
+
+
+def write_model(folder: Path, recipe: Recipe, material: Material, state: TrainState) -> int:
+    """Write model/: the best checkpoint's model, or the last where nothing was validated; returns its step."""
+    chosen = state.best_step or state.step
+    if chosen != state.step:
+        state.optimizer.load(checkpoint.load(state.store / f"step-{chosen:08d}").tensors, moments=False)
+    set_training(state.backbone.model, False)
+    state.backbone.model.set_attn_implementation("sdpa")
+    temporary, final = folder / ".model.tmp", folder / "model"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        METHODS.get(recipe.method.kind).save(state.backbone.model, recipe.method, temporary, base=base_name(recipe, material))
+        tokenizer = material.template.tokenizer
+        tokenizer.chat_template = material.template.text
+        tokenizer.save_pretrained(temporary)
+        for path in temporary.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+        fsync_folder(folder)
+    except OSError as error:
+        raise OutputError(
+            "the model could not be written", where=str(final), why=error.strerror or str(error),
+            fix="free some space and run the same command again: the last checkpoint is complete",
+        ) from error  # fmt: skip
+    return chosen
+
+
+def base_name(recipe: Recipe, material: Material) -> str:
+    """What an adapter names as its base: the folder, or for hub and catalogue models the name others can use."""
+    hub = material.fetched.source.removeprefix("hub:") if material.fetched.source.startswith("hub:") else None
+    return hub.partition("@")[0] if hub else str(material.fetched.path.resolve())
+
+
+def answer_samples(folder: Path, recipe: Recipe, material: Material, state: TrainState, when: str) -> None:
+    """Answer the recipe's sample prompts greedily with the model as it is now, into samples.json."""
+    if not recipe.samples:
+        return
+    path = folder / "samples.json"
+    known = {sample["prompt"]: sample for sample in read_json(path)} if path.is_file() else {}
+    implementation = state.backbone.model.config._attn_implementation
+    state.backbone.model.set_attn_implementation("sdpa")
+    set_training(state.backbone.model, False)
+    references = {row.messages[0].content: row.messages[1].content for row in material.prepared.validation if len(row.messages) > 1}
+    samples = []
+    for prompt in recipe.samples:
+        sample = known.get(prompt, {"prompt": prompt, "before": None, "after": None, "reference": references.get(prompt)})
+        sample[when] = answer(state.backbone.model, material.template, prompt, system=recipe.task.system)
+        samples.append(sample)
+    state.backbone.model.set_attn_implementation(implementation)
+    set_training(state.backbone.model)
+    write_json(path, samples)
+
+

@@ -1,0 +1,122 @@
+"""From a recipe and its material to a run in memory; and what makes two runs the same run."""
+
+import hashlib
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutelage.engine.backbone import Backbone, make_backbone
+from tutelage.engine.lora_linear import LoraLinear
+from tutelage.engine.precision import ExecutionPlan, choose_precision, device_name
+from tutelage.errors import RecipeError
+from tutelage.methods import METHODS
+from tutelage.models.load import load_model
+from tutelage.recipe import Recipe
+from tutelage.tasks import chat
+from tutelage.train.loop import TrainState
+from tutelage.train.material import Material
+from tutelage.train.optim import Optimizer
+
+# Micro-batch budgets. On a CPU 1,024 tokens already fill the matrix products; more only costs memory.
+AUTO_TOKENS = {"cpu": 1024, "cuda": 16384}
+EXECUTION_KEYS = ("out", "save", "samples", "batch", "threads", "precision")  # may change between two starts of a run
+
+
+def choose_plan(recipe: Recipe) -> ExecutionPlan:
+    """How this machine runs the recipe: measured once, then frozen in the manifest."""
+    device = device_name()
+    if recipe.precision == "fp16":
+        raise RecipeError(
+            "fp16 is not available yet", where="precision", why="it needs loss scaling, which is not built",
+            fix="precision: bf16, or fp32",
+        )  # fmt: skip
+    threads = recipe.threads or available_cores()
+    torch.set_num_threads(threads)
+    precision, rates = choose_precision(recipe.precision, device)
+    tokens = recipe.batch.tokens if isinstance(recipe.batch.tokens, int) else AUTO_TOKENS[device]
+    dropout = getattr(recipe.method, "dropout", 0.0)
+    return ExecutionPlan(
+        precision=precision, device=device, threads=threads, tokens=max(tokens, 1),
+        share_prefix=recipe.batch.share_prefix and dropout == 0.0,  # a shared prefix would share its dropout draws
+        packed=True, measured_gflops=rates,
+    )  # fmt: skip
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: Path, model: Any = None) -> TrainState:
+    """The run at step 0: model loaded, method prepared, optimiser made. Deterministic given recipe, data and plan."""
+    torch.set_num_threads(plan.threads)
+    torch.manual_seed(recipe.seed)
+    if model is None:
+        model = load_model(material.fetched.path, dtype=plan.dtype)
+    model = model.to(plan.device).eval()  # dropout of the pre-trained model stays off: packing has none
+    backbone = make_backbone(model)
+    trainable = METHODS.get(recipe.method.kind).prepare(model, recipe.method, seed=recipe.seed)
+    set_training(model)
+    return TrainState(
+        backbone=backbone, trainable=trainable, optimizer=Optimizer(trainable.parameters, recipe.optim),
+        loss_of=chat.loss, train_rows=material.train.rows, validation_rows=material.validation.rows,
+        optim=recipe.optim, saving=recipe.save, validating=recipe.validate_,
+        plan=_supported(plan, backbone), seed=recipe.seed, store=store,
+    )  # fmt: skip
+
+
+def set_training(model: Any, on: bool = True) -> None:
+    """Switch the method's own dropout; the pre-trained model's layers stay in eval mode."""
+    for module in model.modules():
+        if isinstance(module, LoraLinear):
+            module.train(on)
+
+
+def _supported(plan: ExecutionPlan, backbone: Backbone) -> ExecutionPlan:
+    if backbone.packs:
+        return plan
+    return ExecutionPlan(**{**plan.as_json(), "packed": False, "share_prefix": False})  # type: ignore[arg-type]
+
+
+def identity(recipe: Recipe, material: Material) -> dict[str, Any]:
+    """What must be equal for a folder to be continued: every recipe key that changes results, data, and weights."""
+    values = recipe.model_dump(mode="json", by_alias=True)
+    for key in EXECUTION_KEYS:
+        values.pop(key)
+    values.pop("data")
+    encoded = hashlib.sha256()
+    for row in (*material.train.rows, *material.validation.rows):
+        encoded.update(row.ids.tobytes() + row.weights.tobytes())
+    return {
+        "recipe": values,
+        "data": {"content": material.prepared.fingerprint, "tokens": encoded.hexdigest()},
+        "model": {"weights": material.fetched.sha256},
+    }
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """`key: old → new` for every leaf in which two identities differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [line for k in keys for line in differences(old.get(k), new.get(k), f"{path}.{k}" if path else str(k))]
+    if old == new:
+        return []
+    shorten = [json.dumps(value)[:60] for value in (old, new)]
+    return [f"{path}: {shorten[0]} → {shorten[1]}"]
+
+
+def estimate_line(state: TrainState) -> str:
+    """One line before the first step: what will run, in how many steps and micro-batches."""
+    lengths = [len(row.ids) for row in state.train_rows]
+    mean = sum(lengths) / len(lengths)
+    per_step = math.ceil(mean * min(state.optim.batch_size, len(lengths)) / state.plan.tokens)
+    share = state.trainable.count / state.trainable.total
+    return (
+        f"plan: {state.total_steps} steps of {state.optim.batch_size} rows ({mean:.0f} tokens each, about {per_step} "
+        f"micro-batches), {state.plan.precision} on {state.plan.device} with {state.plan.threads} threads, "
+        f"training {state.trainable.count:,} of {state.trainable.total:,} parameters ({share:.2%})"
+    )

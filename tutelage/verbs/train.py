@@ -1,0 +1,145 @@
+"""`tutelage train`: check → run → report. Run again on the same folder to continue."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tutelage.engine.precision import ExecutionPlan
+from tutelage.errors import InterruptedRunError
+from tutelage.recipe import Recipe, read_recipe
+from tutelage.report.page import write as write_report
+from tutelage.runs import MANIFEST, append_event, create, write_json
+from tutelage.train import checkpoint
+from tutelage.train.loop import TrainState, restore, training
+from tutelage.train.manifest import now, open_manifest, summary, totals
+from tutelage.train.material import Material, gather
+from tutelage.train.memory import PeakMemory
+from tutelage.train.outcome import answer_samples, write_model
+from tutelage.train.setup import build_state, estimate_line
+from tutelage.train.types import Event, Finished, Resumed, Saved
+
+Watch = Callable[[Event], None]
+Say = Callable[[str], None]
+
+
+def silent(text: object) -> None:
+    """Watches nothing."""
+
+
+def train(
+    recipe: str | Path | Recipe,
+    *,
+    set: Sequence[str] = (),
+    out: str | None = None,
+    allow_changes: bool = False,
+    watch: Watch = silent,
+    say: Say = silent,
+) -> dict[str, Any]:
+    """Fine-tune as the recipe says and return the finished run's totals; continues the run folder if it exists."""
+    spec = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, tuple(set))
+    folder = create(Path(out or spec.out or "runs/run"))
+    with PeakMemory() as peak:
+        material = gather(spec, say)
+        material.contract.enforce(spec.task.allow)
+        for note in notes(material):
+            say(note)
+        manifest = open_manifest(folder, spec, material, allow_changes)
+        if manifest["status"] == "finished":
+            say(f"{folder} is finished: nothing to do (choose another `out` to train again)")
+            return summary(folder, manifest)
+        state = build_state(spec, material, ExecutionPlan(**manifest["plan"]), folder / "checkpoints")
+        for note in state.backbone.notes:
+            say(f"note: {note}")
+        manifest["plan"] = state.plan.as_json()
+        write_json(folder / MANIFEST, manifest)
+        resumed = resume(state, manifest, say)
+        if resumed is None:
+            say(estimate_line(state))
+            answer_samples(folder, spec, material, state, "before")
+        finished = run(folder, manifest, state, resumed, watch, say)
+        if finished.reason == "interrupted":
+            raise InterruptedRunError(
+                f"saved step {state.step} of {state.total_steps} and stopped", where=str(folder),
+                fix="run the same command again to go on",
+            )  # fmt: skip
+        chosen = write_model(folder, spec, material, state)
+        answer_samples(folder, spec, material, state, "after")
+        manifest |= {"best_step": state.best_step, "model_step": chosen, "totals": totals(state, peak.mib)}
+        manifest |= {"status": "finished", "reason": finished.reason, "finished": now()}
+        write_json(folder / MANIFEST, manifest)
+    write_report(folder)
+    return summary(folder, manifest)
+
+
+def notes(material: Material) -> Iterator[str]:
+    """Sentences about the data that its owner should read before hours pass."""
+    counts = material.prepared.counts()
+    yield f"data: {counts['train']} training rows, {counts['validation']} held out, {len(material.dropped)} dropped"
+    for kind, count in material.prepared.overlap.items():
+        if count:
+            yield f"data: {count} rows of the given {kind} files also occur in training"
+    contract = material.contract
+    yield (
+        f"tokens: {contract.target_tokens:,} of {contract.tokens:,} are trained, longest row {contract.longest}, "
+        f"{contract.over_length} rows over the limit, {contract.truncated} cut"
+    )
+
+
+def resume(state: TrainState, manifest: dict[str, Any], say: Say) -> Resumed | None:
+    """Continue from the newest good checkpoint, if there is one."""
+    saved, skipped = checkpoint.newest(state.store)
+    for sentence in skipped:
+        say(f"warning: {sentence}")
+    if saved is None:
+        return None
+    restore(state, saved)
+    say(f"continuing after step {saved.step} of {state.total_steps} ({saved.path})")
+    return Resumed(saved.step, str(saved.path), skipped)
+
+
+def run(
+    folder: Path, manifest: dict[str, Any], state: TrainState, resumed: Resumed | None, watch: Watch, say: Say
+) -> Finished:
+    """Log and show every event of the run; Ctrl-C and SIGTERM end it at the next step, saved."""
+    finished = Finished(state.step, "done")
+    with stopping(state, say):
+        for event in training(state, resumed):
+            append_event(folder, asdict(event))
+            watch(event)
+            if isinstance(event, Saved) and event.error:
+                say(f"warning: {event.error}")
+            if event.event == "budget_halved":
+                manifest["plan"] = state.plan.as_json()
+                write_json(folder / MANIFEST, manifest)
+            if isinstance(event, Finished):
+                finished = event
+    if finished.reason == "interrupted":
+        write_json(folder / MANIFEST, {**manifest, "status": "interrupted"})
+    return finished
+
+
+@contextmanager
+def stopping(state: TrainState, say: Say) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks the loop to save and stop; the second one is left to Python."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: object) -> None:
+        state.stop_requested = True
+        say("stopping after this step, and saving (again: stop at once)")
+        for each in old:
+            signal.signal(each, signal.default_int_handler)
+
+    for number in old:
+        signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
