@@ -78,7 +78,7 @@ def _reuse(memory: Memory, ids: list[int], model: Any) -> list[int]:
     if memory.cache is None or shared == 0 or (shared < len(memory.ids) and not _croppable(model)):
         memory.cache, shared = DynamicCache(config=model.config), 0
     elif shared < len(memory.ids):
-        memory.cache.crop(shared)
+        memory.cache.crop(shared - len(memory.ids))  # negative: that many fewer
     memory.ids = tuple(ids[:shared])
     return ids[shared:]
 

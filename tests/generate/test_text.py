@@ -1,0 +1,80 @@
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer
+
+from tutelage.generate.text import pieces
+
+
+def given_ids(ids: list[int], reason: str = "stop") -> Generator[int, None, str]:
+    yield from ids
+    return reason
+
+
+def collect(text: Generator[str, None, str]) -> tuple[list[str], str]:
+    found = []
+    while True:
+        try:
+            found.append(next(text))
+        except StopIteration as end:
+            return found, end.value
+
+
+@pytest.fixture(scope="module")
+def tokenizer(model_folder: Callable[[str], Path]) -> Any:
+    return AutoTokenizer.from_pretrained(model_folder("llama"))
+
+
+@settings(deadline=None, max_examples=150)
+@given(text=st.text())
+def test_pieces_add_up_and_none_ends_in_half_a_character(tokenizer: Any, text: str) -> None:
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    found, reason = collect(pieces(given_ids(ids), tokenizer.decode))
+    assert "".join(found) == text
+    assert reason == "stop"
+    if "\ufffd" not in text:
+        assert not any("\ufffd" in piece for piece in found)
+
+
+def test_bytes_of_one_character_come_as_one_piece(tokenizer: Any) -> None:
+    ids = tokenizer.encode("a🙂b", add_special_tokens=False)
+    assert len(ids) == 6  # the smiley is four tokens here
+    assert collect(pieces(given_ids(ids), tokenizer.decode))[0] == ["a", "🙂", "b"]
+
+
+def test_an_answer_cut_inside_a_character_still_gives_what_there_is(tokenizer: Any) -> None:
+    ids = tokenizer.encode("a🙂", add_special_tokens=False)[:-1]
+    found, reason = collect(pieces(given_ids(ids, "length"), tokenizer.decode))
+    assert "".join(found) == tokenizer.decode(ids)
+    assert found[0] == "a"
+    assert reason == "length"
+
+
+def test_each_piece_comes_before_the_next_id_is_asked_for(tokenizer: Any) -> None:
+    asked = []
+
+    def ids() -> Generator[int, None, None]:
+        for i in tokenizer.encode("one two", add_special_tokens=False):
+            asked.append(i)
+            yield i
+
+    assert next(pieces(ids(), tokenizer.decode))
+    assert len(asked) == 1
+
+
+def test_spaces_survive_a_decoder_that_drops_the_first_one() -> None:
+    vocabulary = {"▁a": 0, "▁b": 1, "c": 2, "<unk>": 3}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    found, _ = collect(pieces(given_ids([0, 1, 2, 0]), tokenizer.decode))
+    assert "".join(found) == tokenizer.decode([0, 1, 2, 0]) == "a bc a"
+
+
+def test_an_empty_stream_gives_nothing(tokenizer: Any) -> None:
+    assert collect(pieces(given_ids([]), tokenizer.decode)) == ([], "stop")
