@@ -1,4 +1,4 @@
-"""A tiny Llama with random weights and a BPE vocabulary trained on the spot, as a GGUF file and as what it must become."""
+"""A tiny Llama with random weights and a BPE vocabulary trained on the spot, as a GGUF file and as itself."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ from tutelage.models.gguf_convert import convert_gguf
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CORPUS = [
     "The quick brown fox doesn't jump over 12 lazy dogs; they're asleep.\n\n3. It's late, we'll go at 10:45.",
-    "In 1969 two astronauts walked on the moon.   They collected 21.5 kg of rocks and returned safely.\n\n\n\n4. And then?",
+    "In 1969 two astronauts walked on the moon.   They collected 21.5 kg of rocks and returned.\n\n\n\n4. And then?",
     "Straße, naïve café, 東京タワー, 你好世界, emoji 👩‍🚀 here.\t\tTabs and    spaces, and ½ of ⅓.",
 ] * 4
 TEMPLATE = (
@@ -100,8 +100,8 @@ def write_gguf(
     config = LlamaConfig(
         vocab_size=len(tokens), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=256, rms_norm_eps=1e-5, tie_word_embeddings=tied,
-        rope_parameters={"rope_type": "default", "rope_theta": 50_000.0}, bos_token_id=1, eos_token_id=2, pad_token_id=2,
-        initializer_range=0.2,
+        rope_parameters={"rope_type": "default", "rope_theta": 50_000.0}, bos_token_id=1, eos_token_id=2,
+        pad_token_id=2, initializer_range=0.2,
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
     writer = gguf.GGUFWriter(path, "llama")
