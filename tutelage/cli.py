@@ -13,7 +13,6 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
-from functools import partial
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
@@ -157,12 +156,10 @@ def run(name: str, options: Any, as_json: bool, debug: bool) -> int:
 
 def _watchers(verb: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
     """What a verb may take beside its options: `watch` for events, `say` for lines, `write` for streamed text."""
-    offered: dict[str, Callable[[], Any]] = {
-        "watch": partial(_progress, values),
-        "say": lambda: _say,
-        "write": lambda: _write,
-    }
-    return {key: make() for key, make in offered.items() if key in inspect.signature(verb).parameters}
+    wanted = inspect.signature(verb).parameters
+    progress = _progress(values if "watch" in wanted else {})
+    offered = {"watch": progress, "say": progress.say, "write": _write}
+    return {key: value for key, value in offered.items() if key in wanted}
 
 
 def _progress(values: dict[str, Any]) -> Progress:
@@ -171,10 +168,6 @@ def _progress(values: dict[str, Any]) -> Progress:
         return Progress()
     optim = tutelage.read_recipe(values["recipe"], tuple(values["set"])).optim
     return Progress(optim.steps, optim.epochs)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _write(text: str) -> None:

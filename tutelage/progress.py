@@ -13,7 +13,7 @@ from tutelage.train.types import BudgetHalved, Event, Finished, Resumed, Saved, 
 
 LIVE_SECONDS = 0.1  # how often the live line is redrawn at most
 PLAIN_SECONDS = 5.0  # how often a plain line is written at most ...
-PLAIN_SHARE = 0.1  # ... except at each tenth of the run
+PARTS = 10  # ... except at each tenth of the run
 
 
 class Progress:
@@ -43,7 +43,7 @@ class Progress:
         total = self.total(event)
         now = time.monotonic()
         last = event.step == total
-        tenth = int(event.step / total / PLAIN_SHARE) if total else 0
+        tenth = event.step * PARTS // total if total else 0
         if self.live and (last or now - self.drawn >= LIVE_SECONDS):
             self.draw(self.line(event, total))
             self.drawn = now
@@ -79,29 +79,20 @@ class Progress:
             f"next-token accuracy {event.accuracy:.1%} on {event.rows} rows{best}"
         )
 
-    def saved(self, event: Saved) -> None:
-        """Say only what went wrong; a checkpoint that was written is no news."""
-        if event.error:
-            self.say(f"step {event.step}: no checkpoint was written: {event.error}", warn=True)
-
-    def resumed(self, event: Resumed) -> None:
-        """Say where the run goes on, and which checkpoints were damaged."""
-        for reason in event.skipped:
-            self.say(f"a damaged checkpoint was passed over: {reason}", warn=True)
-        self.say(f"continuing after step {event.step} from {event.path}")
+    def nothing(self, event: Event) -> None:
+        """Print nothing: the verb itself says where a run goes on, what was not saved, and that it was interrupted."""
 
     def budget_halved(self, event: BudgetHalved) -> None:
         """Say that memory ran out and what changed."""
-        self.say(f"step {event.step}: memory ran out; again with micro-batches of {event.tokens} tokens", warn=True)
+        self.say(f"warning: memory ran out in step {event.step}: again with micro-batches of {event.tokens} tokens")
 
     def finished(self, event: Finished) -> None:
         """Leave the last line on the screen."""
-        words = {"early_stopping": "no better held-out loss for a while: stopped early", "interrupted": "interrupted"}
         if self.pending:
             print(file=self.file, flush=True)
             self.pending = ""
-        if event.reason in words:
-            self.say(f"{words[event.reason]} after step {event.step}; everything is saved")
+        if event.reason == "early_stopping":
+            self.say(f"stopped early after step {event.step}: the held-out loss no longer fell")
 
     def draw(self, text: str) -> None:
         """Replace the live line; text behind the right edge is cut, because a wrapped line cannot be replaced."""
@@ -110,18 +101,18 @@ class Progress:
         self.file.flush()
         self.pending = text
 
-    def say(self, text: str, *, warn: bool = False) -> None:
-        """A line that stays; on a terminal it stands above the live line."""
+    def say(self, text: str) -> None:
+        """A line that stays; on a terminal it stands above the live line, and a warning is yellow."""
         blank = "\r" + " " * len(self.pending) + "\r" if self.pending else ""
-        if warn:
-            text = f"\x1b[33mwarning\x1b[0m: {text}" if self.colour else f"warning: {text}"
+        if self.colour and text.startswith("warning:"):
+            text = f"\x1b[33mwarning\x1b[0m{text.removeprefix('warning')}"
         print(blank + text, file=self.file, flush=True)
         if self.pending:
             self.draw(self.pending)
 
 
 SHOW_EVENT: dict[type, Callable[..., None]] = {
-    Step: Progress.step, Validated: Progress.validated, Saved: Progress.saved, Resumed: Progress.resumed,
+    Step: Progress.step, Validated: Progress.validated, Saved: Progress.nothing, Resumed: Progress.nothing,
     BudgetHalved: Progress.budget_halved, Finished: Progress.finished,
 }  # fmt: skip
 
