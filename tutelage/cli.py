@@ -43,9 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return UsageError.exit_code
         return _fail(_usage_error(error), as_json="--json" in arguments)
     except BrokenPipeError:
-        # The reader is gone. Python flushes stdout once more at exit, which must not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        return _reader_left()
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -130,34 +128,46 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 def run(name: str, options: Any, as_json: bool, debug: bool) -> int:
     """The exit code of the verb `name`, after its result or its error was printed."""
     try:
-        # What a library prints must not get between a program and the one JSON document.
-        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-            verb: Callable[..., Any] = getattr(tutelage, name)
-            values = {field.name: getattr(options, field.name) for field in fields(options)}
-            result = plain(verb(**values, **_watchers(verb, values)))
+        result = _result(name, options, as_json)
+        if as_json:
+            _print_json(result)
+        else:
+            for line in SHOW[name](result):
+                print(line)
+            sys.stdout.flush()
     except TutelageError as error:
         if debug:
             traceback.print_exc()
         return _fail(error, as_json)
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError:  # here and not in `main`: typer makes another exit code of it
+        return _reader_left()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         return _bug(error, as_json, debug)
-    if as_json:
-        _print_json(result)
-    else:
-        for line in SHOW[name](result):
-            print(line)
     return 1 if isinstance(result, dict) and result.get("ok") is False else 0
 
 
-def _watchers(verb: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
+def _result(name: str, options: Any, as_json: bool) -> Any:
+    """What the verb returns, as JSON values."""
+    # What a library prints must not get between a program and the one JSON document.
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        values = {field.name: getattr(options, field.name) for field in fields(options)}
+        progress = _progress(values)  # reads the recipe: a wrong one is refused before torch is imported
+        verb: Callable[..., Any] = getattr(tutelage, name)
+        return plain(verb(**values, **_watchers(verb, progress)))
+
+
+def _reader_left() -> int:
+    # Python flushes stdout once more at exit, which must not complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE
+
+
+def _watchers(verb: Callable[..., Any], progress: Progress) -> dict[str, Any]:
     """What a verb may take beside its options: `watch` for events, `say` for lines, `write` for streamed text."""
     wanted = inspect.signature(verb).parameters
-    progress = _progress(values if "watch" in wanted else {})
     offered = {"watch": progress, "say": progress.say, "write": _write}
     return {key: value for key, value in offered.items() if key in wanted}
 
@@ -175,7 +185,7 @@ def _write(text: str) -> None:
 
 
 def _print_json(document: object) -> None:
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False) + "\n")
+    print(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False), flush=True)
 
 
 def _fail(error: TutelageError, as_json: bool) -> int:

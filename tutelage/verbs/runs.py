@@ -6,7 +6,7 @@ from typing import Any
 
 from tutelage.errors import OutputError
 from tutelage.report.facts import read
-from tutelage.report.sections import method_name, model_name, steps_done, validation
+from tutelage.report.story import method_name, model_name, steps_done, validation
 from tutelage.runs import MANIFEST
 
 
@@ -26,9 +26,10 @@ def _summary(run: Path) -> dict[str, Any]:
     except OutputError as error:
         return {**summary, "problem": str(error)}
     before, after = validation(facts)
+    steps = steps_done(facts)
     return {
         **summary, "status": str(facts.manifest.get("status", "unfinished")), "model": model_name(facts),
-        "method": method_name(facts) or None, "steps": steps_done(facts),
+        "method": method_name(facts) or None, "steps": steps if isinstance(steps, int) else 0,
         "loss_before": before.get("loss"), "loss_after": after.get("loss"),
     }  # fmt: skip
 
