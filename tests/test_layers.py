@@ -89,7 +89,9 @@ def test_internal_imports_name_modules_in_full(path: Path) -> None:
     wrong = []
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
-            wrong += [f"{path}:{node.lineno} import {a.name}" for a in node.names if a.name.split(".")[0] == "tutelage"]
+            wrong += [f"{path}:{node.lineno} import {a.name}" for a in node.names if a.name.startswith("tutelage.")]
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "tutelage" and node.attr[:2] != "__":
+            wrong.append(f"{path}:{node.lineno} tutelage.{node.attr}")
         elif isinstance(node, ast.ImportFrom) and node.level:
             wrong.append(f"{path}:{node.lineno} is a relative import")
         elif isinstance(node, ast.ImportFrom) and node.module == "tutelage":

@@ -104,11 +104,19 @@ def test_no_color_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b" not in plain.getvalue()
 
 
-def test_what_the_verb_says_itself_is_not_said_twice() -> None:
+def test_only_trouble_with_checkpoints_is_news() -> None:
     file = io.StringIO()
-    for event in (Saved(3, "checkpoints/step-3", 0.1), Resumed(3, "x"), Finished(3, "done")):
-        Progress(file=file)(event)
+    watch = Progress(file=file)
+    for event in (Saved(3, "checkpoints/step-3", 0.1), Finished(3, "done"), Finished(3, "interrupted")):
+        watch(event)
     assert file.getvalue() == ""
+    watch(Saved(4, "", 0.1, "the disk is full"))
+    watch(Resumed(2, "checkpoints/step-2", ("step-3 is torn",)))
+    assert file.getvalue().splitlines() == [
+        "warning: step 4: no checkpoint was written: the disk is full",
+        "warning: step-3 is torn",
+        "continuing after step 2 from checkpoints/step-2",
+    ]
 
 
 def test_durations() -> None:

@@ -19,7 +19,7 @@ HOMES = {
     "make_recipe": "tutelage.recipe",
     "models_describe": "tutelage.verbs.models",
     "models_get": "tutelage.verbs.models",
-    "models_list": "tutelage.verbs.models",
+    "models_list": "tutelage.verbs.catalog",
     "preview": "tutelage.verbs.preview",
     "quickstart": "tutelage.verbs.quickstart",
     "read_recipe": "tutelage.recipe",

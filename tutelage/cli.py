@@ -6,6 +6,7 @@ stdout carries the result (with --json exactly one document), stderr everything 
 
 import contextlib
 import inspect
+import io
 import json
 import os
 import sys
@@ -26,6 +27,8 @@ from tutelage.show import SHOW, plain
 BUG = 70
 INTERRUPTED = 130
 BROKEN_PIPE = 141  # what the shell reports of a program that SIGPIPE ended
+# A model may write anything, also what moves a terminal's cursor: control characters become their pictures.
+PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
 # typer has no public name for the parent of its parse errors, and since 0.29 it is no longer click's.
 ParseError: type[Exception] = typer.BadParameter.__mro__[2]
 
@@ -33,6 +36,9 @@ ParseError: type[Exception] = typer.BadParameter.__mro__[2]
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code after running the command line `argv` (default: this process's)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = build()(arguments, prog_name="tutelage", standalone_mode=False)
         sys.stdout.flush()
@@ -181,7 +187,7 @@ def _progress(values: dict[str, Any]) -> Progress:
 
 
 def _write(text: str) -> None:
-    print(text, end="", flush=True)
+    print(text.translate(PICTURES) if sys.stdout.isatty() else text, end="", flush=True)
 
 
 def _print_json(document: object) -> None:

@@ -79,8 +79,16 @@ class Progress:
             f"next-token accuracy {event.accuracy:.1%} on {event.rows} rows{best}"
         )
 
-    def nothing(self, event: Event) -> None:
-        """Print nothing: the verb itself says where a run goes on, what was not saved, and that it was interrupted."""
+    def saved(self, event: Saved) -> None:
+        """Say only what went wrong; a checkpoint that was written is no news."""
+        if event.error:
+            self.say(f"warning: step {event.step}: no checkpoint was written: {event.error}")
+
+    def resumed(self, event: Resumed) -> None:
+        """Say where the run goes on, and which checkpoints were damaged."""
+        for reason in event.skipped:
+            self.say(f"warning: {reason}")
+        self.say(f"continuing after step {event.step} from {event.path}")
 
     def budget_halved(self, event: BudgetHalved) -> None:
         """Say that memory ran out and what changed."""
@@ -112,7 +120,7 @@ class Progress:
 
 
 SHOW_EVENT: dict[type, Callable[..., None]] = {
-    Step: Progress.step, Validated: Progress.validated, Saved: Progress.nothing, Resumed: Progress.nothing,
+    Step: Progress.step, Validated: Progress.validated, Saved: Progress.saved, Resumed: Progress.resumed,
     BudgetHalved: Progress.budget_halved, Finished: Progress.finished,
 }  # fmt: skip
 

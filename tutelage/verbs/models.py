@@ -1,10 +1,9 @@
-"""The verbs `models list`, `models describe` and `models get`."""
+"""The verbs `models describe` and `models get`."""
 
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from tutelage.models.catalog import CATALOG
 from tutelage.models.describe import describe
 from tutelage.models.fetch import fetch
 from tutelage.models.ref import parse_ref
@@ -14,19 +13,6 @@ Say = Callable[[str], None]
 
 def quiet(text: str) -> None:
     """Hear a line and do nothing with it."""
-
-
-def models_list() -> dict[str, Any]:
-    """The catalogue: `models`, each with its name, hub id, wheel, parameters, context, licence and a sentence."""
-    return {
-        "models": [
-            {
-                "name": entry.name, "parameters": entry.parameters, "context": entry.context, "licence": entry.licence,
-                "hub": entry.hub, "wheel": entry.wheel.requirement, "about": entry.about,
-            }
-            for entry in CATALOG.values()
-        ]
-    }  # fmt: skip
 
 
 def models_describe(model: str, *, say: Say = quiet) -> dict[str, Any]:
