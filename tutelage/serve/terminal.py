@@ -69,12 +69,12 @@ def reply(talk: Talk, question: str, write: Write, *, interruptible: bool = Fals
     With `interruptible`, Ctrl-C ends the answer; what was written of it stays in the history, as the reader saw it.
     """
     asked = [*talk.messages, Message("user", question)]
-    ids = talk.template.prompt(asked)
     written: list[str] = []
     start = time.perf_counter()
     reason: Reason | Literal["interrupted"] = "interrupted"
-    text = pieces(_counted(talk, ids), lambda window: str(talk.tokenizer.decode(window, **DECODING)))
     try:
+        ids = talk.template.prompt(asked)
+        text = pieces(_counted(talk, ids), lambda window: str(talk.tokenizer.decode(window, **DECODING)))
         while True:
             try:
                 piece = next(text)
@@ -87,7 +87,8 @@ def reply(talk: Talk, question: str, write: Write, *, interruptible: bool = Fals
         if not interruptible:
             raise
     talk.seconds += time.perf_counter() - start
-    talk.messages = [*asked, Message("assistant", "".join(written))]
+    if written or reason != "interrupted":  # stopped before the first word: as if it had not been asked
+        talk.messages = [*asked, Message("assistant", "".join(written))]
     write("\n")
     return Answer("".join(written), reason)
 
