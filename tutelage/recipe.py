@@ -146,18 +146,18 @@ class Recipe(Spec):
     """Everything that decides what a run computes."""
 
     model: str = Field(..., description="catalogue name, hub id[@revision], or folder")
-    task: Task = Field(default_factory=ChatSpec)
+    task: Task = Field(default=ChatSpec())
     data: DataSpec
-    method: Method = Field(default_factory=LoraSpec)
-    optim: OptimSpec = Field(default_factory=OptimSpec)
+    method: Method = Field(default=LoraSpec())
+    optim: OptimSpec = Field(default=OptimSpec())
     max_tokens: int = Field(1024, ge=2, description="the longest example in tokens")
     over_length: Literal["drop", "truncate"] = "drop"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: int = Field(0, ge=0)
     out: str | None = Field(None, description="the run folder; none: runs/<recipe name>")
-    save: SaveSpec = Field(default_factory=SaveSpec)
-    validate_: ValidateSpec = Field(default_factory=ValidateSpec, alias="validate")
-    batch: BatchSpec = Field(default_factory=BatchSpec)
+    save: SaveSpec = Field(default=SaveSpec())
+    validate_: ValidateSpec = Field(default=ValidateSpec(), alias="validate")
+    batch: BatchSpec = Field(default=BatchSpec())
     threads: int | None = Field(None, ge=1)
     samples: list[str] = Field(default_factory=list, description="prompts answered before and after, for the report")
     trust_remote_code: str | None = Field(None, description="repo@<40-hex commit>; everything else is refused")
@@ -177,11 +177,11 @@ _Loader.add_implicit_resolver(
 
 
 def _mapping_without_repeats(loader: _Loader, node: yaml.MappingNode) -> dict[object, object]:
-    keys = [loader.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    keys = [loader.construct_object(key) for key, _ in node.value]
     for key in keys:
         if keys.count(key) > 1:
             raise yaml.constructor.ConstructorError(None, None, f"the key `{key}` stands twice", node.start_mark)
-    return dict(loader.construct_pairs(node))  # type: ignore[no-untyped-call]
+    return dict(loader.construct_pairs(node))
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_repeats)

@@ -1,6 +1,9 @@
 """What a verb's result looks like to a reader: one function per verb, from JSON values to lines."""
 
 import math
+import os
+import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -91,6 +94,61 @@ def show_train(result: dict[str, Any]) -> Iterator[str]:
     yield f"next          tutelage chat {result['run']}"
 
 
+def show_quickstart(result: dict[str, Any]) -> Iterator[str]:
+    """What the small model learnt, in its own words, and what to type next."""
+    for sample in result["samples"]:
+        yield f"question      {sample['prompt']}"
+        yield from block("  before      ", sample["before"])
+        yield from block("  after       ", sample["after"])
+        yield ""
+    yield from show_train(result)
+    yield f"report        {result['report']}"
+    yield f"              tutelage chat {result['run']} --base       (the untouched model)"
+    yield "              tutelage preview examples/science_teacher/recipe.yaml   (what was trained, token by token)"
+    yield "              then write a recipe for your own file: tutelage train my_recipe.yaml"
+
+
+def block(name: str, text: str | None) -> Iterator[str]:
+    """`text` line by line behind `name`, wrapped to a readable width."""
+    lines = [part for line in (text or "-").splitlines() for part in textwrap.wrap(line, 100) or [""]]
+    for i, line in enumerate(lines):
+        yield (name if i == 0 else " " * len(name)) + line
+
+
+def show_preview(result: dict[str, Any]) -> Iterator[str]:
+    """Coloured examples (trained tokens green and between ⟦ ⟧), then counts, then the checks."""
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    for example in result["examples"]:
+        yield f"{example['title']}: {example['at']}, {example['targets']} of {example['tokens']} tokens are trained"
+        yield "".join(painted(text, weight, colour) for text, weight, _ in example["pieces"])
+        yield ""
+    yield "Trained text stands between ⟦ and ⟧; everything else is only read."
+    yield f"rows          {result['rows']:,} ({result['dropped']:,} dropped), the longest has {result['longest']:,} tokens"
+    share = result["target_tokens"] / max(1, result["tokens"])
+    yield f"tokens        {result['tokens']:,}, trained {result['target_tokens']:,} ({share:.1%})"
+    yield "roles         " + ", ".join(f"{role} {count:,}" for role, count in result["roles"].items())
+    yield (
+        f"over length   {result['over_length']:,} rows ({result['over_length_share']:.1%}) have more than "
+        f"{result['max_tokens']:,} tokens; {result['truncated']:,} were cut"
+    )
+    if result["added_by_template"]:
+        yield f"the template adds by itself: {result['added_by_template']!r}"
+    for row in result["dropped_rows"]:
+        yield f"dropped       {row['file']}:{row['row']}  {row['reason']}  {row['detail']}"
+    for check in result["checks"]:
+        yield f"{'ok  ' if check['passed'] else 'FAIL'}  {check['name']}: {check['detail']} ({check['count']:,} checked)"
+        yield from (f"      {line}" for problem in check["problems"] for line in problem.splitlines())
+
+
+def painted(text: str, weight: float, colour: bool) -> str:
+    """A piece of an example, marked if it is trained; control characters of the data are made harmless."""
+    text = "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
+    if not weight:
+        return f"\x1b[2m{text}\x1b[0m" if colour else text
+    mark = "" if weight == 1 else f"×{weight:g} "
+    return f"\x1b[32m⟦{mark}{text}⟧\x1b[0m" if colour else f"⟦{mark}{text}⟧"
+
+
 def show_models_list(result: dict[str, Any]) -> Iterator[str]:
     """The catalogue, one model a line."""
     head = list(dict.fromkeys(key for model in result["models"] for key in model))
@@ -140,8 +198,8 @@ SHOW: dict[str, Show] = {
     "models_describe": pairs,
     "models_get": pairs,
     "models_list": show_models_list,
-    "preview": pairs,
-    "quickstart": pairs,
+    "preview": show_preview,
+    "quickstart": show_quickstart,
     "report": show_report,
     "runs": show_runs,
     "train": show_train,

@@ -155,12 +155,16 @@ def _end_of_turn(template: Template, rows: Sequence[Encoded]) -> Check:
                     "a model trained so never learns to stop",
                     "use a chat template that closes the assistant's turn with the model's end-of-turn token",
                 ))  # fmt: skip
-    return _check("end_of_turn", "every trained turn that was not cut ends in a trained end-of-turn token", count, problems)
+    return _check(
+        "end_of_turn", "every trained turn that was not cut ends in a trained end-of-turn token", count, problems
+    )
 
 
 def _has_target(rows: Sequence[Encoded]) -> Check:
     problems = [
-        Problem("this row has no target token", str(row.at), "every weight in it is 0", "remove the row, or weight a turn")
+        Problem(
+            "this row has no target token", str(row.at), "every weight in it is 0", "remove the row, or weight a turn"
+        )
         for row in rows
         if not row.weights[1:].any()
     ]

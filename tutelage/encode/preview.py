@@ -1,5 +1,6 @@
 """Examples of what is trained, cut into pieces of text that a terminal or a page can colour."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ def pieces(template: Template, row: Encoded) -> list[list[Any]]:
     edges = [0, *changes.tolist(), len(row.ids)]
     return [
         [template.tokenizer.decode(row.ids[a:b].tolist()), round(float(row.weights[a]), 4), ROLES[row.roles[a]]]
-        for a, b in zip(edges[:MAX_PIECES], edges[1:])
+        for a, b in itertools.pairwise(edges[: MAX_PIECES + 1])
     ]
 
 

@@ -96,7 +96,9 @@ class Template:
 
     # Rendering
 
-    def render_text(self, messages: Sequence[Message], tools: Sequence[dict[str, object]], *, prompt: bool = False) -> str:
+    def render_text(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, object]], *, prompt: bool = False
+    ) -> str:
         """The text of `messages`, as transformers' `apply_chat_template` renders it; `prompt` adds the generation prompt."""
         texts, _ = self._render([as_dict(m) for m in messages], list(tools), prompt=prompt)
         return texts
@@ -234,7 +236,9 @@ class Template:
 
     def encode(self, rows: Sequence[Conversation], train_on: str = "all") -> list[Encoded]:
         """The rows as tokens with loss weights; problems of all rows are raised together."""
-        return [item for chunk in range(0, len(rows), 512) for item in self._encode(rows[chunk : chunk + 512], train_on)]
+        return [
+            item for chunk in range(0, len(rows), 512) for item in self._encode(rows[chunk : chunk + 512], train_on)
+        ]
 
     def _encode(self, rows: Sequence[Conversation], train_on: str) -> Iterator[Encoded]:
         rendered: list[Rendered] = []
@@ -308,13 +312,17 @@ def _trained_turns(row: Conversation, train_on: str) -> list[tuple[int, float]]:
 
 
 def _with_marks(
-    marks: list[tuple[int, int]], row: Conversation, trained: list[tuple[int, float]], spans: dict[int, tuple[int, int, str]]
+    marks: list[tuple[int, int]],
+    row: Conversation,
+    trained: list[tuple[int, float]],
+    spans: dict[int, tuple[int, int, str]],
 ) -> list[tuple[Turn, int]]:
     """The template's own generation spans, one per assistant message, for the turns that are trained."""
     assistants = [k for k, message in enumerate(row.messages) if message.role == "assistant"]
     if len(marks) != len(assistants):
         raise DataError(
-            f"the template marks {len(marks)} generations in a row with {len(assistants)} assistant turns", where=str(row.at)
+            f"the template marks {len(marks)} generations in a row with {len(assistants)} assistant turns",
+            where=str(row.at),
         )
     marked = dict(zip(assistants, marks))
     return [(Turn(*marked[k], weight), spans[k][1]) for k, weight in trained]

@@ -68,7 +68,9 @@ def reference(
         weights = scores.masked_fill(~mask, float("-inf")).float().softmax(-1) if scores.dtype != torch.float64 else (
             scores.masked_fill(~mask, float("-inf")).softmax(-1)
         )  # fmt: skip
-        out = out.index_copy(1, torch.arange(segment.start, segment.stop, device=q.device), weights.to(q.dtype) @ values)
+        out = out.index_copy(
+            1, torch.arange(segment.start, segment.stop, device=q.device), weights.to(q.dtype) @ values
+        )
     return out
 
 

@@ -66,7 +66,9 @@ def make_backbone(model: Any) -> Backbone:
     with torch.no_grad():
         plain = head is None or not _head_agrees(draft)
         if plain:
-            notes.append(f"the logit rule of {config.model_type} is not known: the loss holds all logits of its targets")
+            notes.append(
+                f"the logit rule of {config.model_type} is not known: the loss holds all logits of its targets"
+            )
         packs = _packs(model)
     if not packs:
         model.set_attn_implementation(original)
@@ -86,8 +88,8 @@ def _logit_rule(config: Any) -> tuple[float, float | None]:
 
 
 def _probe_ids(model: Any, count: int) -> Tensor:
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    device = model.get_input_embeddings().weight.device
+    weight: Tensor = model.get_input_embeddings().weight
+    vocabulary, device = weight.shape[0], weight.device
     return torch.arange(count, device=device) * 7919 % vocabulary  # a prime step spreads over the vocabulary
 
 
@@ -111,7 +113,10 @@ def _packs(model: Any) -> bool:
     prefix, one, two = (
         _probe_ids(model, 3 * PROBE_TOKENS)[i * PROBE_TOKENS : (i + 1) * PROBE_TOKENS] for i in range(3)
     )
-    alone = [model.base_model(input_ids=torch.cat((prefix, row))[None], use_cache=False).last_hidden_state[0] for row in (one, two)]
+    alone = [
+        model.base_model(input_ids=torch.cat((prefix, row))[None], use_cache=False).last_hidden_state[0]
+        for row in (one, two)
+    ]
     model.set_attn_implementation(NAME)
     n = PROBE_TOKENS
     positions = torch.cat((torch.arange(n), torch.arange(n, 2 * n), torch.arange(n, 2 * n))).to(prefix.device)

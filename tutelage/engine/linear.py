@@ -1,6 +1,7 @@
 """Frozen linear weights behind one small interface, so that LoRA is written once for all storage kinds."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,24 +68,28 @@ class TransposedLinear(BaseLinear):
 
     def __init__(self, conv: Conv1D) -> None:
         super().__init__()
-        self.inner = conv
+        self.inner: Any = conv
         self.in_features, self.out_features = conv.weight.shape
 
     def matmul(self, x: Tensor) -> Tensor:
-        return torch.addmm(self.inner.bias, x.reshape(-1, x.shape[-1]), self.inner.weight).view(*x.shape[:-1], -1)
+        y: Tensor = torch.addmm(self.inner.bias, x.reshape(-1, x.shape[-1]), self.inner.weight)
+        return y.view(*x.shape[:-1], -1)
 
     def matmul_t(self, g: Tensor) -> Tensor:
-        return g @ self.inner.weight.t()
+        dx: Tensor = g @ self.inner.weight.t()
+        return dx
 
     def dense(self) -> Tensor:
-        return self.inner.weight.t()
+        weight: Tensor = self.inner.weight.t()
+        return weight
 
     def add_(self, delta: Tensor) -> None:
         with torch.no_grad():
             self.inner.weight += delta.t().to(self.inner.weight.dtype)
 
     def module(self) -> nn.Module:
-        return self.inner
+        inner: nn.Module = self.inner
+        return inner
 
 
 def base_linear(module: nn.Module) -> BaseLinear:

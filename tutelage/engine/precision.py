@@ -55,5 +55,5 @@ def choose_precision(wanted: str, device: str) -> tuple[str, dict[str, float]]:
 
 
 def device_name() -> str:
-    """"cuda" where there is one, else "cpu"."""
+    """ "cuda" where there is one, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -22,7 +22,7 @@ from tutelage.registry import suggestion
 PREFIX = "base_model.model."
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Settings of PEFT that change the mathematics and that we do not compute: an adapter that uses one is refused.
-UNSUPPORTED = {
+UNSUPPORTED: dict[str, object] = {
     "use_dora": False, "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}, "trainable_token_indices": None,
     "layer_replication": None, "lora_bias": False, "target_parameters": None, "use_qalora": False, "alora_invocation_tokens": None,
 }  # fmt: skip
@@ -76,7 +76,9 @@ def scaling(rank: int, alpha: float, rslora: bool) -> float:
 def target_names(model: Any, wanted: str | list[str]) -> list[str]:
     """Names of the layers to wrap: "all-linear" is every Linear and Conv1D but the output head; else names or suffixes."""
     head = model.get_output_embeddings()
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head]
+    linear = [
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head
+    ]
     experts = [name for name, p in model.named_parameters() if p.dim() == 3 and "expert" in name]
     if experts and wanted == "all-linear":
         raise RecipeError(
@@ -117,7 +119,11 @@ def attach(model: Any, adapter: Path, *, expected: LoraSpec | None = None, train
     """Wrap `model`'s layers with the PEFT adapter in the folder `adapter`; nothing else trains."""
     config, tensors = read_adapter(adapter)
     rank, alpha = int(config["r"]), float(config["lora_alpha"])
-    if expected is not None and (rank, alpha, bool(config.get("use_rslora"))) != (expected.rank, expected.alpha, expected.rslora):
+    if expected is not None and (rank, alpha, bool(config.get("use_rslora"))) != (
+        expected.rank,
+        expected.alpha,
+        expected.rslora,
+    ):
         raise RecipeError(
             f"the adapter has rank {rank}, alpha {alpha:g}, rslora {bool(config.get('use_rslora'))}", where="method.adapter",
             why="the recipe says otherwise", fix=f"method: {{kind: lora, rank: {rank}, alpha: {alpha:g}}}",
@@ -138,7 +144,9 @@ def attach(model: Any, adapter: Path, *, expected: LoraSpec | None = None, train
         for letter, parameter in (("A", layer.a), ("B", layer.b)):
             tensor = tensors.get(f"{PREFIX}{name}.lora_{letter}.weight")
             if tensor is None or tensor.shape != parameter.shape:
-                raise ModelError(f"lora_{letter} of `{name}` is missing or has another shape", where=str(adapter / WEIGHTS))
+                raise ModelError(
+                    f"lora_{letter} of `{name}` is missing or has another shape", where=str(adapter / WEIGHTS)
+                )
             parameter.data.copy_(tensor.float())
             parameter.requires_grad_(trains)
 
@@ -160,16 +168,22 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         used.append("bias")
     if used:
         raise ModelError(f"this adapter uses {', '.join(used)}, which is not supported", where=str(folder / CONFIG))
-    strange = [key for key in tensors if not (key.startswith(PREFIX) and key.endswith((".lora_A.weight", ".lora_B.weight")))]
+    strange = [
+        key for key in tensors if not (key.startswith(PREFIX) and key.endswith((".lora_A.weight", ".lora_B.weight")))
+    ]
     if strange:
-        raise ModelError(f"this adapter holds tensors other than LoRA's, e.g. `{strange[0]}`", where=str(folder / WEIGHTS))
+        raise ModelError(
+            f"this adapter holds tensors other than LoRA's, e.g. `{strange[0]}`", where=str(folder / WEIGHTS)
+        )
     return config, tensors
 
 
 def _suffixes(model: Any, names: list[str]) -> set[str]:
     """Last name parts that select exactly `names` among all linear layers, or the full names where they do not."""
     last = {name.rpartition(".")[2] for name in names}
-    others = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and not n.endswith(".base.inner")]
+    others = [
+        n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and not n.endswith(".base.inner")
+    ]
     return last if not any(n.rpartition(".")[2] in last for n in others) else set(names)
 
 

@@ -108,7 +108,10 @@ def data(facts: Facts) -> dict[str, Any]:
     return {
         "counts": shares(part.get("counts")),
         "formats": sorted(facts.part("data", "formats").items()),
-        "overlap": [(kind, count(value), bool(value)) for kind, value in sorted(facts.part("data", "overlap").items())],
+        "overlap": [
+            (kind, things(value, "row") if value else "No rows")
+            for kind, value in sorted(facts.part("data", "overlap").items())
+        ],
         "reasons": shares(reasons),
         "lost": things(lost, "row"),
         "drops": facts.drops,

@@ -75,7 +75,7 @@ def round_step(span: float, wanted: int) -> float:
 
 def round_ticks(low: float, high: float, wanted: int) -> list[float]:
     """Round numbers from at or below `low` to at or above `high`."""
-    if high <= low:
+    if high - low <= max(1e-9 * abs(high), 1e-9 * abs(low), 1e-300):  # one value, give or take rounding
         pad = abs(high) * 0.1 or 1.0
         low, high = low - pad, high + pad
     step = round_step(high - low, wanted)
@@ -84,14 +84,15 @@ def round_ticks(low: float, high: float, wanted: int) -> list[float]:
 
 
 def tick_text(value: float, step: float) -> str:
-    """A tick's label with just the digits that its step needs: 0.25, 1.5k, 2e-4."""
+    """A tick's label with just the digits that its step needs: 0.25, 15k, 2e-4."""
     if value == 0:
         return "0"
-    if step >= 1000:
-        return f"{value / 1000:,g}k"
-    if step < 0.001:
+    if abs(value) < 1000 * step < 1.0 or step >= 1e12:
         mantissa, _, exponent = f"{value:.3e}".partition("e")
         return f"{float(mantissa):g}e{int(exponent)}"
+    for limit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if step >= limit:
+            return f"{value / limit:,.0f}{letter}"
     return f"{value:,.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
 
 

@@ -1,18 +1,14 @@
 """Numbers as a person writes them. What is not a finite number becomes a dash, never an error or a guess."""
 
-import math
-
 DASH = "–"
+LARGEST = 1e300  # anything beyond is a broken number, and differences of it are not finite
 
 
 def number(value: object) -> float | None:
-    """`value` if it is a finite number, else None; the files of a run folder may hold anything."""
+    """`value` if it is a finite number (a comparison with NaN is false), else None; the files of a run folder may hold anything."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an integer beyond every float
-        return None
+    return float(value) if abs(value) < LARGEST else None
 
 
 def count(value: object) -> str:
@@ -49,13 +45,15 @@ def score(value: object) -> str:
 
 
 def percent(share: object) -> str:
-    """A share of 1 as a percentage: more digits the closer it is to 0, so that a small share is not shown as none."""
+    """A share of 1 as a percentage: more digits the closer it is to 0, so that little is not shown as none."""
     known = number(share)
     if known is None:
         return DASH
     value = 100 * known
     if 0 < abs(value) < 0.001:
         return "under 0.001%"
+    if 99.95 <= value < 100:
+        return "over 99.9%"
     digits = 0 if value in (0, 100) else 3 if abs(value) < 0.1 else 2 if abs(value) < 1 else 1
     return f"{value:.{digits}f}%"
 

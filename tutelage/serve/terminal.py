@@ -129,18 +129,14 @@ def converse(talk: Talk, lines: TextIO, write: Write, *, name: str) -> None:
     while True:
         try:
             line = _read(lines, person, write)
-        except KeyboardInterrupt:
+            if line is None or (line.startswith("/") and command(talk, line, write)):
+                return
+            if line and not line.startswith("/"):
+                _answer(talk, line, write, person)
+        except KeyboardInterrupt:  # at the prompt, or just before or behind an answer
             if not person:
                 raise
             write("\n(Ctrl-D or /exit leaves)\n")
-            continue
-        if line is None:
-            return
-        if line.startswith("/"):
-            if command(talk, line, write):
-                return
-        elif line:
-            _answer(talk, line, write, person)
 
 
 def _read(lines: TextIO, person: bool, write: Write) -> str | None:

@@ -108,7 +108,7 @@ def load(path: Path) -> Checkpoint:
 
 def newest(store: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
     """The newest good checkpoint, and a sentence about each newer one that was damaged."""
-    skipped = []
+    skipped: list[str] = []
     for _, path in reversed(steps(store).items()):
         try:
             return load(path), tuple(skipped)

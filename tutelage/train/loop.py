@@ -197,7 +197,11 @@ def draw_seed(seed: int, step: int, micro_batch: int) -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch, Python or the allocator ran out of memory."""
     text = str(error)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text or "bad_alloc" in text
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or "can't allocate memory" in text
+        or "bad_alloc" in text
+    )
 
 
 def validate(state: TrainState) -> Validated:

@@ -37,12 +37,16 @@ class Optimizer:
             exact = parameter.dtype in (torch.float32, torch.float64)
             self.masters[name] = parameter if exact else parameter.detach().float().requires_grad_(True)
             if not exact:
-                parameter.register_post_accumulate_grad_hook(self._into_master(name))
+                parameter.register_post_accumulate_grad_hook(self._into_master(name))  # type: ignore[no-untyped-call]
         decay = [m for m in self.masters.values() if m.dim() > 1]
         plain = [m for m in self.masters.values() if m.dim() <= 1]
         groups = [{"params": decay, "weight_decay": spec.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self.adam = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=spec.learning_rate, betas=spec.betas, eps=spec.eps, fused=True
+            [group for group in groups if group["params"]],
+            lr=spec.learning_rate,
+            betas=spec.betas,
+            eps=spec.eps,
+            fused=True,
         )
 
     def _into_master(self, name: str):  # type: ignore[no-untyped-def]

@@ -26,7 +26,9 @@ def write_model(folder: Path, recipe: Recipe, material: Material, state: TrainSt
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        METHODS.get(recipe.method.kind).save(state.backbone.model, recipe.method, temporary, base=base_name(recipe, material))
+        METHODS.get(recipe.method.kind).save(
+            state.backbone.model, recipe.method, temporary, base=base_name(recipe, material)
+        )
         tokenizer = material.template.tokenizer
         tokenizer.chat_template = material.template.text
         tokenizer.save_pretrained(temporary)
@@ -60,14 +62,18 @@ def answer_samples(folder: Path, recipe: Recipe, material: Material, state: Trai
     implementation = state.backbone.model.config._attn_implementation
     state.backbone.model.set_attn_implementation("sdpa")
     set_training(state.backbone.model, False)
-    references = {row.messages[0].content: row.messages[1].content for row in material.prepared.validation if len(row.messages) > 1}
+    references = {
+        row.messages[0].content: row.messages[1].content
+        for row in material.prepared.validation
+        if len(row.messages) > 1
+    }
     samples = []
     for prompt in recipe.samples:
-        sample = known.get(prompt, {"prompt": prompt, "before": None, "after": None, "reference": references.get(prompt)})
+        sample = known.get(
+            prompt, {"prompt": prompt, "before": None, "after": None, "reference": references.get(prompt)}
+        )
         sample[when] = answer(state.backbone.model, material.template, prompt, system=recipe.task.system)
         samples.append(sample)
     state.backbone.model.set_attn_implementation(implementation)
     set_training(state.backbone.model)
     write_json(path, samples)
-
-

@@ -20,7 +20,7 @@ from tutelage.train.material import Material, gather
 from tutelage.train.memory import PeakMemory
 from tutelage.train.outcome import answer_samples, write_model
 from tutelage.train.setup import build_state, estimate_line
-from tutelage.train.types import Event, Finished, Resumed, Saved
+from tutelage.train.types import Event, Finished, Resumed
 
 Watch = Callable[[Event], None]
 Say = Callable[[str], None]
@@ -92,12 +92,11 @@ def notes(material: Material) -> Iterator[str]:
 def resume(state: TrainState, manifest: dict[str, Any], say: Say) -> Resumed | None:
     """Continue from the newest good checkpoint, if there is one."""
     saved, skipped = checkpoint.newest(state.store)
-    for sentence in skipped:
-        say(f"warning: {sentence}")
     if saved is None:
+        for sentence in skipped:
+            say(f"warning: {sentence}")
         return None
     restore(state, saved)
-    say(f"continuing after step {saved.step} of {state.total_steps} ({saved.path})")
     return Resumed(saved.step, str(saved.path), skipped)
 
 
@@ -110,8 +109,6 @@ def run(
         for event in training(state, resumed):
             append_event(folder, asdict(event))
             watch(event)
-            if isinstance(event, Saved) and event.error:
-                say(f"warning: {event.error}")
             if event.event == "budget_halved":
                 manifest["plan"] = state.plan.as_json()
                 write_json(folder / MANIFEST, manifest)
