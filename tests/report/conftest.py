@@ -4,6 +4,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +145,10 @@ seed: 0
 """
 
 
-@pytest.fixture
-def finished_run(tmp_path: Path) -> Path:
-    """The run folder; its name is `science-teacher`."""
-    run = create(tmp_path / "science-teacher")
+@pytest.fixture(scope="session")
+def pristine_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder, written once; no test may change it."""
+    run = create(tmp_path_factory.mktemp("report") / "science-teacher")
     write_events(run)
     write_json(run / "manifest.json", manifest())
     write_json(run / "contract.json", contract())
@@ -159,3 +160,9 @@ def finished_run(tmp_path: Path) -> Path:
     ]
     write_text(run / "dropped.jsonl", "".join(json.dumps(drop) + "\n" for drop in drops))
     return run
+
+
+@pytest.fixture
+def finished_run(pristine_run: Path, tmp_path: Path) -> Path:
+    """The test's own copy; the folder is called `science-teacher`."""
+    return Path(shutil.copytree(pristine_run, tmp_path / "science-teacher"))
