@@ -102,3 +102,13 @@ def test_what_went_wrong_on_the_way_is_told_in_order(finished_run: Path) -> None
         "Memory ran out in step 64: the step was done again with micro-batches of at most 2,048 tokens. The result is the same.",
         "The checkpoint of step 120 could not be saved: No space left on device.",
     ]
+
+
+def test_a_run_that_was_scored_only_untouched_says_so(finished_run: Path) -> None:
+    lines = (finished_run / "events.jsonl").read_text().splitlines(keepends=True)
+    (finished_run / "events.jsonl").write_text("".join(lines[:6]))
+    write_json(finished_run / "manifest.json", {"status": "running", "model": {"name": "tiny"}})
+    assert told(finished_run) == (
+        "Unfinished: tiny is not finished: 5 steps so far. "
+        "The untouched model's held-out loss is 2.315; no trained step has been scored yet."
+    )

@@ -117,13 +117,16 @@ def _lead(facts: Facts, status: str, before: dict[str, Any], after: dict[str, An
         rows = things(after.get("rows"), "held-out row")
         tokens = things(after.get("target_tokens"), "target token")
         if before:
+            when = "before and after" if status == "Finished" else "before the first step and in between"
             yield (
                 f"Perplexity went from {score(before.get('perplexity'))} to {score(after.get('perplexity'))} on {rows} "
-                f"({tokens}), scored by the same code before and after."
+                f"({tokens}), scored by the same code {when}."
             )
         else:
             perplexity = score(after.get("perplexity"))
             yield f"Perplexity is {perplexity} on {rows} ({tokens}); the untouched model was not scored."
+    elif before and status != "Finished":
+        yield f"The untouched model's held-out loss is {score(before.get('loss'))}; no trained step has been scored yet."
     else:
         yield "No held-out rows were scored after training, so this run does not show whether the model became better."
     yield from _kept_model(facts)
