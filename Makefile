@@ -15,7 +15,7 @@ TORCH_INDEX ?=
 ARGS ?=
 
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet
-LINTED := tutelage tests examples docs bench
+LINTED := $(wildcard tutelage tests examples docs bench)
 
 .PHONY: quickstart test test-slow check docs clean
 .DELETE_ON_ERROR:
@@ -45,7 +45,7 @@ clean:
 $(VENV)/.torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tutelage needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
+	$(filter-out --quiet,$(PIP)) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
