@@ -11,7 +11,7 @@ import tutelage
 from tutelage.options import VERBS
 
 # What the command line gives a verb beside its options; a program may too.
-WATCHERS = {"watch", "say", "write"}
+WATCHERS = {"watch", "say", "write", "loaded"}  # what only Python can give
 
 
 def python(code: str) -> str:

@@ -88,7 +88,10 @@ class Progress:
         """Say where the run goes on, and which checkpoints were damaged."""
         for reason in event.skipped:
             self.say(f"warning: {reason}")
-        self.say(f"continuing after step {event.step} from {event.path}")
+        if event.step:
+            self.say(f"continuing after step {event.step} from {event.path}")
+        else:
+            self.say("no checkpoint was written before: starting again from the untouched model")
 
     def budget_halved(self, event: BudgetHalved) -> None:
         """Say that memory ran out and what changed."""

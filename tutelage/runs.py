@@ -112,6 +112,6 @@ def history(folder: Path) -> list[dict[str, Any]]:
     kept: list[dict[str, Any]] = []
     for event in read_events(folder):
         if event["event"] == "resumed":
-            kept = [old for old in kept if old.get("step", 0) <= event["step"]]
+            kept = [old for old in kept if old.get("step", 0) <= event["step"]] if event["step"] else []
         kept.append(event)
     return kept

@@ -91,10 +91,13 @@ def training(state: TrainState, resumed: Resumed | None = None) -> Iterator[Even
     """Yield one event per step, validation and checkpoint until the run is done, stopped early or interrupted."""
     if resumed is not None:
         yield resumed
-    elif state.validation_rows:
+    if state.step == 0 and state.validation_rows:
         yield validate(state)
     reason, last_save = "done", time.monotonic()
     while state.step < state.total_steps:
+        if state.validating.patience and state.without_gain >= state.validating.patience:
+            reason = "early_stopping"
+            break
         if state.stop_requested:
             reason = "interrupted"
             break
@@ -104,9 +107,6 @@ def training(state: TrainState, resumed: Resumed | None = None) -> Iterator[Even
             yield event
             if event.best:
                 yield save(state)
-            if state.validating.patience and state.without_gain >= state.validating.patience:
-                reason = "early_stopping"
-                break
         if save_due(state, last_save):
             yield save(state)
             last_save = time.monotonic()

@@ -3,13 +3,16 @@
 import json
 import platform
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tutelage.engine.precision import device_name
 from tutelage.errors import ChangedRunError, Problem
+from tutelage.models.describe import describe
 from tutelage.recipe import Recipe, as_yaml
 from tutelage.runs import MANIFEST, history, read_json, write_json, write_text
 from tutelage.train.loop import TrainState
@@ -32,6 +35,8 @@ def open_manifest(folder: Path, recipe: Recipe, material: Material, allow_change
             changed.append(f"plan.precision: {manifest['plan']['precision']} → {recipe.precision}")
         if recipe.threads not in (None, manifest["plan"]["threads"]):
             changed.append(f"plan.threads: {manifest['plan']['threads']} → {recipe.threads}")
+        if manifest["plan"]["device"] != device_name():
+            changed.append(f"plan.device: {manifest['plan']['device']} → {device_name()}")
         if not changed:
             return manifest
         if not allow_changes:
@@ -55,18 +60,32 @@ def open_manifest(folder: Path, recipe: Recipe, material: Material, allow_change
 def new_manifest(recipe: Recipe, material: Material, same: dict[str, Any]) -> dict[str, Any]:
     """What is known of a run before its first step."""
     prepared, fetched = material.prepared, material.fetched
-    reasons = [dropped.reason for dropped in material.dropped]
+    reasons, info = [dropped.reason for dropped in material.dropped], describe(fetched.path)
     return {
         "schema": 1, "status": "running", "created": now(), "finished": None,
-        "versions": {"tutelage": version("tutelage"), "python": platform.python_version(),
-                     **{name: version(name) for name in ("torch", "transformers", "tokenizers", "safetensors")}},
+        "versions": versions(),
         "machine": machine(),
-        "model": {"name": recipe.model, "source": fetched.source, "path": str(fetched.path.resolve()), "sha256": fetched.sha256},
+        "model": {"name": recipe.model, "source": fetched.source, "path": str(fetched.path.resolve()),
+                  "sha256": fetched.sha256, "architecture": info.architecture, "parameters": info.parameters},
         "data": {"fingerprint": prepared.fingerprint, "counts": prepared.counts(), "formats": prepared.formats,
                  "dropped": {reason: reasons.count(reason) for reason in sorted({*reasons})}, "overlap": prepared.overlap},
         "identity": same,
         "plan": choose_plan(recipe).as_json(),
     }  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """The versions that can change a result."""
+    packages = ("tutelage", "torch", "transformers", "tokenizers", "safetensors")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def version_notes(manifest: dict[str, Any]) -> Iterator[str]:
+    """A sentence for each package that has changed since the run began: then the last bits may differ."""
+    for name, now_installed in versions().items():
+        before = manifest["versions"].get(name)
+        if before != now_installed:
+            yield f"note: the run began with {name} {before}, and this is {now_installed}: the last bits may differ"
 
 
 def machine() -> dict[str, Any]:
@@ -101,7 +120,7 @@ def summary(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     resumed = [event["step"] for event in events if event["event"] == "resumed"]
     return {
         "run": str(folder), **manifest["totals"], "validation": {"before": before, "after": after},
-        "resumed_from": resumed[-1] if resumed else None, "model": str(folder / "model"),
+        "resumed_from": (resumed[-1] or None) if resumed else None, "model": str(folder / "model"),
         "report": str(folder / "report.html"), "reason": manifest.get("reason"), "samples": read_samples(folder),
     }  # fmt: skip
 

@@ -1,9 +1,12 @@
 """Everything that is known before a weight is loaded: data, tokenizer, template, encoded rows and the token contract."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from tutelage.data.prepare import prepare
 from tutelage.data.types import Dropped, Prepared
@@ -33,6 +36,7 @@ class Material:
     train: Fitted
     validation: Fitted
     contract: Contract
+    loaded: Any = None  # a model that the caller has loaded already; it is trained in place
 
     @property
     def dropped(self) -> tuple[Dropped, ...]:
@@ -44,13 +48,20 @@ class Material:
         return {**self.contract.as_json(), "examples": examples(self.template, self.train.rows, first)}
 
 
-def gather(recipe: Recipe, say: Say) -> Material:
+def gather(recipe: Recipe, say: Say, loaded: tuple[Any, Any] | None = None) -> Material:
     """Read, check and encode what `recipe` names; every problem of a stage is raised before the next one starts."""
     prepared = prepare(recipe.data, seed=recipe.seed)
     for file, name in prepared.formats.items():
         say(f"data: {file} is {name}")
-    fetched = fetch(parse_ref(recipe.model), say=say)
-    template = open_template(fetched.path, recipe.task.chat_template)
+    if loaded is None:
+        fetched = fetch(parse_ref(recipe.model), say=say)
+        template = open_template(fetched.path, recipe.task.chat_template)
+    else:
+        model, tokenizer = loaded
+        fetched = Fetched(Path(model.name_or_path or "."), "memory", weights_sha256(model))
+        eos = model.generation_config.eos_token_id
+        eos_ids = [eos] if isinstance(eos, int) else list(eos or [])
+        template = Template.of(tokenizer, eos_ids=eos_ids, text=read_template(recipe.task.chat_template))
     train = fit(chat.encode(template, recipe.task, prepared.train), recipe.max_tokens, recipe.over_length)
     validation = fit(chat.encode(template, recipe.task, prepared.validation), recipe.max_tokens, recipe.over_length)
     if not train.rows:
@@ -59,19 +70,30 @@ def gather(recipe: Recipe, say: Say) -> Material:
             why=f"{train.over_length} rows are longer", fix="raise max_tokens, or set over_length: truncate",
         )  # fmt: skip
     contract = examine(template, [chat.with_system(row, recipe.task.system) for row in prepared.train], train)
-    return Material(prepared, fetched, template, train, validation, contract)
+    return Material(prepared, fetched, template, train, validation, contract, loaded[0] if loaded else None)
 
 
 def open_template(model: Path, chat_template: str | None = None) -> Template:
     """The tokenizer of a model folder with its chat template, or with the Jinja file `chat_template`."""
     check_folder(model)
-    text = None
-    if chat_template is not None:
-        path = Path(chat_template)
-        if not path.is_file():
-            raise MissingInputError("there is no such chat template", where="task.chat_template", why=str(path))
-        text = path.read_text(encoding="utf-8")
-    return Template.of(load_tokenizer(model), eos_ids=stop_ids_of(model), text=text)
+    return Template.of(load_tokenizer(model), eos_ids=stop_ids_of(model), text=read_template(chat_template))
+
+
+def read_template(file: str | None) -> str | None:
+    """The text of a recipe's Jinja file, if it names one."""
+    if file is None:
+        return None
+    if not Path(file).is_file():
+        raise MissingInputError("there is no such chat template", where="task.chat_template", why=file)
+    return Path(file).read_text(encoding="utf-8")
+
+
+def weights_sha256(model: Any) -> str:
+    """The sha256 over all weights of a loaded model, by name and content."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def stop_ids_of(model: Path) -> Sequence[int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from tutelage.errors import CheckFailedError
+from tutelage.errors import ChangedRunError, CheckFailedError
 from tutelage.recipe import OptimSpec
 
 
@@ -103,6 +103,12 @@ class Optimizer:
 
     def load(self, tensors: Mapping[str, Tensor], *, moments: bool = True) -> None:
         """Take over what `state` gave; without `moments` only the weights."""
+        wrong = [n for n, m in self.masters.items() if getattr(tensors.get(f"master.{n}"), "shape", None) != m.shape]
+        if wrong:
+            raise ChangedRunError(
+                f"the checkpoint does not fit this run: `{wrong[0]}` is missing or has another shape",
+                why="it was written by another method, rank or model", fix="choose another `out`",
+            )  # fmt: skip
         with torch.no_grad():
             for name, master in self.masters.items():
                 master.copy_(tensors[f"master.{name}"])

@@ -51,13 +51,12 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: Path, model: Any = None) -> TrainState:
+def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: Path) -> TrainState:
     """The run at step 0: model loaded, method prepared, optimiser made. Deterministic given recipe, data and plan."""
     torch.set_num_threads(plan.threads)
     torch.manual_seed(recipe.seed)
-    if model is None:
-        model = load_model(material.fetched.path, dtype=plan.dtype)
-    model = model.to(plan.device).eval()  # dropout of the pre-trained model stays off: packing has none
+    model = material.loaded or load_model(material.fetched.path, dtype=plan.dtype)
+    model = model.to(device=plan.device, dtype=plan.dtype).eval()  # dropout of the pre-trained model stays off: packing has none
     backbone = make_backbone(model)
     trainable = METHODS.get(recipe.method.kind).prepare(model, recipe.method, seed=recipe.seed)
     set_training(model)
@@ -85,9 +84,8 @@ def _supported(plan: ExecutionPlan, backbone: Backbone) -> ExecutionPlan:
 def identity(recipe: Recipe, material: Material) -> dict[str, Any]:
     """What must be equal for a folder to be continued: every recipe key that changes results, data, and weights."""
     values = recipe.model_dump(mode="json", by_alias=True)
-    for key in EXECUTION_KEYS:
+    for key in (*EXECUTION_KEYS, "model", "data"):  # the last two are compared by content
         values.pop(key)
-    values.pop("data")
     encoded = hashlib.sha256()
     for row in (*material.train.rows, *material.validation.rows):
         encoded.update(row.ids.tobytes() + row.weights.tobytes())

@@ -12,10 +12,10 @@ from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import InterruptedRunError
 from tutelage.recipe import Recipe, read_recipe
 from tutelage.report.page import write as write_report
-from tutelage.runs import MANIFEST, append_event, create, write_json
+from tutelage.runs import EVENTS, MANIFEST, append_event, create, write_json
 from tutelage.train import checkpoint
 from tutelage.train.loop import TrainState, restore, training
-from tutelage.train.manifest import now, open_manifest, summary, totals
+from tutelage.train.manifest import now, open_manifest, summary, totals, version_notes
 from tutelage.train.material import Material, gather
 from tutelage.train.memory import PeakMemory
 from tutelage.train.outcome import answer_samples, write_model
@@ -36,18 +36,24 @@ def train(
     set: Sequence[str] = (),
     out: str | None = None,
     allow_changes: bool = False,
+    loaded: tuple[Any, Any] | None = None,
     watch: Watch = silent,
     say: Say = silent,
 ) -> dict[str, Any]:
-    """Fine-tune as the recipe says and return the finished run's totals; continues the run folder if it exists."""
+    """Fine-tune as the recipe says and return the finished run's totals; continues the run folder if it exists.
+
+    `loaded` is a transformers (model, tokenizer) pair to train in place of what `recipe.model` names.
+    """
     spec = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, tuple(set))
     folder = create(Path(out or spec.out or "runs/run"))
     with PeakMemory() as peak:
-        material = gather(spec, say)
+        material = gather(spec, say, loaded)
         material.contract.enforce(spec.task.allow)
         for note in notes(material):
             say(note)
         manifest = open_manifest(folder, spec, material, allow_changes)
+        for note in version_notes(manifest):
+            say(note)
         if manifest["status"] == "finished":
             say(f"{folder} is finished: nothing to do (choose another `out` to train again)")
             return summary(folder, manifest)
@@ -56,8 +62,8 @@ def train(
             say(f"note: {note}")
         manifest["plan"] = state.plan.as_json()
         write_json(folder / MANIFEST, manifest)
-        resumed = resume(state, manifest, say)
-        if resumed is None:
+        resumed = resume(state, folder)
+        if state.step == 0:
             say(estimate_line(state))
             answer_samples(folder, spec, material, state, "before")
         finished = run(folder, manifest, state, resumed, watch, say)
@@ -89,13 +95,11 @@ def notes(material: Material) -> Iterator[str]:
     )
 
 
-def resume(state: TrainState, manifest: dict[str, Any], say: Say) -> Resumed | None:
+def resume(state: TrainState, folder: Path) -> Resumed | None:
     """Continue from the newest good checkpoint, if there is one."""
     saved, skipped = checkpoint.newest(state.store)
     if saved is None:
-        for sentence in skipped:
-            say(f"warning: {sentence}")
-        return None
+        return Resumed(0, "", skipped) if (folder / EVENTS).is_file() else None  # killed before its first checkpoint
     restore(state, saved)
     return Resumed(saved.step, str(saved.path), skipped)
 
