@@ -190,6 +190,8 @@ def test_on_a_real_terminal_ctrl_c_stops_an_answer_and_ctrl_d_leaves(model_folde
     terminal.until("> ")
     terminal.type("Hello\r")
     terminal.until("Hello\r\n")
+    while not terminal.text:  # the answer has begun
+        terminal.text = os.read(terminal.master, 1).decode(errors="replace")
     terminal.type("\x03")
     terminal.until("(stopped)")
     terminal.until("> ")
