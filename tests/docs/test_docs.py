@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import tutelage
@@ -30,6 +31,7 @@ BLOCK = re.compile(
 )
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 REAL_MODEL = "smollm2-135m"
+QUICKLY = "precision: fp32\nthreads: 1\n"  # two threads wait for each other where other tests run beside them
 PROGRAMS = {"make", "pip", "sha256sum", "tutelage"}
 
 
@@ -93,6 +95,15 @@ def test_the_parser_of_this_test_refuses_what_does_not_exist() -> None:
         parse(["tune", "r.yaml"])
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("page", [page for page in PAGES if any(b.tag == "run" for b in blocks(page))], ids=spoken)
 def test_the_commands_of_a_page_run(
     page: Path,
@@ -106,6 +117,8 @@ def test_the_commands_of_a_page_run(
     monkeypatch.setattr("sys.stdin", StringIO(""))
     for block in blocks(page):
         text = block.text.replace(REAL_MODEL, str(model_folder("llama")))
+        if block.language == "yaml":
+            text += QUICKLY
         if block.tag.startswith("file: "):
             (tmp_path / block.tag.removeprefix("file: ")).write_text(text, encoding="utf-8")
         if block.tag == "run":
