@@ -1,5 +1,6 @@
 """Chat to tokens: what the model sees, what is trained, and that data never speaks the template's language."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -135,6 +136,31 @@ def test_roles_name_whose_text_a_token_is(template_of: Templates) -> None:
     for role, text in (("system", "Be brief."), ("user", "Why blue?"), ("assistant", "Light scatters.")):
         ids = encoded.ids[encoded.roles == ROLES.index(role)].tolist()
         assert template.tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("family", ["chatml", "marked", "llama3", "qwen3"])  # in Mistral's, a token holds " s" whole
+def test_texts_that_also_stand_in_the_template_get_their_role_where_they_stand(
+    family: str, template_of: Templates
+) -> None:
+    template = template_of(family)
+    words = {"system": "s", "user": "user", "assistant": "im_end"}
+    encoded = one(template, talk(*words.items()))
+    for role, text in words.items():
+        at = np.flatnonzero(encoded.roles == ROLES.index(role))
+        assert template.tokenizer.decode(encoded.ids[at].tolist()).strip() == text
+        if role == "assistant":
+            assert encoded.weights[at].all()
+    assert not encoded.weights[encoded.roles == ROLES.index("user")].any()
+
+
+def test_truncation_and_padding_of_tokenizer_json_are_switched_off(template_of: Templates) -> None:
+    tokenizer = copy.deepcopy(template_of().tokenizer)
+    wanted = [row.ids.tolist() for row in template_of().encode(PLAIN)]
+    tokenizer.backend_tokenizer.enable_truncation(8)
+    tokenizer.backend_tokenizer.enable_padding(length=200)
+    limited = Template.of(tokenizer)
+    assert [row.ids.tolist() for row in limited.encode(PLAIN)] == wanted
+    assert limited.prompt(PLAIN[0].messages[:1]).tolist() == template_of().prompt(PLAIN[0].messages[:1]).tolist()
 
 
 # Templates that rewrite history
@@ -291,8 +317,6 @@ def test_a_refusing_template_names_every_row(template_of: Templates) -> None:
 
 
 def test_a_tokenizer_without_template_is_refused(template_of: Templates) -> None:
-    import copy
-
     tokenizer = copy.deepcopy(template_of().tokenizer)
     tokenizer.chat_template = None
     with pytest.raises(ModelError, match="no chat template"):

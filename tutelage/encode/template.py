@@ -26,6 +26,7 @@ from tutelage.errors import MAX_PROBLEMS, CheckFailedError, DataError, ModelErro
 ROLES = ("template", "system", "user", "assistant", "tool")
 # Private-use characters that mark user text; the first one that a row does not contain itself is taken.
 GUARDS = ("\U0010fffd", "\U0010fffc", "\U000ffffd", "\U000ffffc")
+PLACE = "\U000ffffb"  # stands for a message's text in a rendering without texts
 GENERATION_MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -58,8 +59,10 @@ class Template:
     text: str
     stop_ids: frozenset[int]
     control: re.Pattern[str] | None
-    literal: Tokenizer = field(repr=False)  # the same tokenizer, but control-token text is ordinary text to it
+    backend: Tokenizer = field(repr=False)  # without the truncation and padding that a tokenizer.json may ask for
+    literal: Tokenizer = field(repr=False)  # the same, but control-token text is ordinary text to it
     piecewise: bool = True  # encoding between control tokens equals encoding the whole text
+    leads: dict[tuple[str, ...], list[str]] = field(default_factory=dict, repr=False, compare=False)  # see _leads
 
     @classmethod
     def of(cls, tokenizer: Any, *, eos_ids: Sequence[int] = (), text: str | None = None) -> "Template":
@@ -80,11 +83,11 @@ class Template:
         literal.encode_special_tokens = True
         special = sorted((t.content for t in backend.get_added_tokens_decoder().values() if t.special), key=len)
         control = re.compile("|".join(re.escape(t) for t in reversed(special))) if special else None
-        draft = cls(tokenizer, text, frozenset(eos_ids), control, literal)
+        draft = cls(tokenizer, text, frozenset(eos_ids), control, backend, literal)
         stop = {i for i in (*eos_ids, tokenizer.eos_token_id) if i is not None} | draft._end_of_turn()
         probe = draft.render_text([Message("user", "a b\n\n3. c"), Message("assistant", " d'e  f")], ())
         same = draft._ids_between_controls(probe, "")[0] == backend.encode(probe, add_special_tokens=False).ids
-        return cls(tokenizer, text, frozenset(stop), control, literal, same)
+        return cls(tokenizer, text, frozenset(stop), control, backend, literal, same)
 
     def _end_of_turn(self) -> set[int]:
         """The control token that the template writes right after an assistant's answer."""
@@ -106,11 +109,9 @@ class Template:
     def _render(
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], *, prompt: bool = False, marks: bool = False
     ) -> tuple[str, list[tuple[int, int]]]:
-        names = ("bos_token", "eos_token", "pad_token", "unk_token")
-        special = {name: value for name in names if (value := getattr(self.tokenizer, name, None)) is not None}
         texts, marked = render_jinja_template(
             conversations=[messages], tools=tools or None, chat_template=self.text,
-            return_assistant_tokens_mask=marks, add_generation_prompt=prompt, **special,
+            return_assistant_tokens_mask=marks, add_generation_prompt=prompt, **self.tokenizer.special_tokens_map,
         )  # fmt: skip
         return texts[0], [tuple(span) for span in marked[0]] if marks else []
 
@@ -151,16 +152,36 @@ class Template:
     def _rendered(
         self, text: str, turns: list[tuple[Turn, int]], row: Conversation, guard: str | None, upto: int | None = None
     ) -> Rendered:
+        messages = [self._guarded(as_dict(m), guard) for m in row.messages[:upto]]
         spans, cursor = [], 0
-        for message in row.messages[:upto]:
-            content = self._guarded(message.content, guard)
-            for wanted in (content, content.strip()):
-                found = text.find(wanted, cursor) if wanted else -1
-                if found >= 0:
-                    spans.append((found, found + len(wanted), ROLES.index(message.role)))
-                    cursor = found + len(wanted)
-                    break
+        for message, lead in zip(messages, self._leads(messages, [self._guarded(tool, guard) for tool in row.tools])):
+            content, expected = message["content"], cursor + len(lead)
+            kinds = [kind for kind in (content, content.strip(), content.rstrip(), content.lstrip()) if kind]
+            places = [
+                (expected, kind) for kind in kinds if text.startswith(lead, cursor) and text.startswith(kind, expected)
+            ]
+            places += [
+                (found, kind) for kind in kinds if (found := text.find(kind, cursor)) >= 0
+            ]  # rewritten on the way
+            for start, kind in places[:1]:
+                cursor = start + len(kind)
+                spans.append((start, cursor, ROLES.index(message["role"])))
         return Rendered(text, tuple(t for t, _ in turns), tuple(p for _, p in turns), tuple(spans), row.at, guard)
+
+    def _leads(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[str]:
+        """What the template writes between the text of each message and of the one before it; "" where that is not known."""
+        simple = not tools and all(message.keys() == {"role", "content"} for message in messages)
+        key = tuple(message["role"] for message in messages)
+        if simple and key in self.leads:
+            return self.leads[key]
+        try:
+            empty, _ = self._render([{**message, "content": PLACE} for message in messages], tools)
+        except Exception:  # a template may refuse anything; the real text was rendered before
+            empty = ""
+        leads = empty.split(PLACE)[:-1] if empty.count(PLACE) == len(messages) else [""] * len(messages)
+        if simple:
+            self.leads[key] = leads
+        return leads
 
     # Control-token text in user data never becomes a control token
 
@@ -212,7 +233,7 @@ class Template:
     def tokenise(self, texts: Sequence[str], guards: Sequence[str | None]) -> list[tuple[list[int], NDArray[np.int64]]]:
         """Ids and [tokens, 2] character offsets of each text; guarded texts are encoded piece by piece."""
         plain = [text for text, guard in zip(texts, guards) if guard is None]
-        encoded = iter(self.tokenizer.backend_tokenizer.encode_batch(plain, add_special_tokens=False))
+        encoded = iter(self.backend.encode_batch(plain, add_special_tokens=False))
         result = []
         for text, guard in zip(texts, guards):
             if guard is None:
