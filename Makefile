@@ -3,7 +3,7 @@
 #   make quickstart   environment, install, then fine-tune a small model on shipped data and show what it learnt
 #   make test         environment, install with the tools of development, the default tests
 #   make test-slow    the tests that need the real model, long kill loops or ../shared
-#   make check        format, lint, types, generated docs
+#   make check        format, lint, types, generated docs (all of them, whatever fails: make -k check)
 #   make docs         write the generated docs anew
 #
 # Without an NVIDIA card, on Linux: TORCH_INDEX=https://download.pytorch.org/whl/cpu saves gigabytes of downloads.
@@ -17,7 +17,7 @@ ARGS ?=
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet
 LINTED := $(wildcard tutelage tests examples docs bench)
 
-.PHONY: quickstart test test-slow check docs clean
+.PHONY: quickstart test test-slow check check-format check-lint check-types check-docs docs clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.installed
@@ -29,10 +29,18 @@ test: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest -m 'slow and not gpu' $(ARGS)
 
-check: $(VENV)/.installed-dev
+check: check-format check-lint check-types check-docs
+
+check-format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format --check $(LINTED)
+
+check-lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check $(LINTED)
+
+check-types: $(VENV)/.installed-dev
 	$(VENV)/bin/mypy
+
+check-docs: $(VENV)/.installed-dev
 	$(VENV)/bin/python docs/generate.py --check
 
 docs: $(VENV)/.installed
