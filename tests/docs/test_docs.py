@@ -25,7 +25,13 @@ from tutelage.options import VERBS
 from tutelage.recipe import make_recipe
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "bench" / "README.md",
+]
 BLOCK = re.compile(
     r"(?:^<!-- (?P<tag>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -212,3 +218,8 @@ def test_the_catalogue_page_lists_every_model() -> None:
     for model in tutelage.models_list()["models"]:
         cells = (f"`{model['name']}`", f"{model['parameters']:,}", model["licence"], model["hub"], model["wheel"])
         assert f"| {' | '.join(cells)} |" in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=spoken)
+def test_no_figure_is_left_to_be_filled_in(page: Path) -> None:
+    assert "TODO" not in page.read_text(encoding="utf-8")
