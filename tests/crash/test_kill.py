@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 import tutelage
 from tutelage.runs import history
 
-STEPS = 24
+STEPS = 150
 # Children are forked from a server that has imported torch already: a start costs 0.3 s instead of several.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tutelage.verbs.train"])
@@ -51,19 +51,25 @@ def outcome(out: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     return numbers, weights
 
 
-def kill_until_done(spec: tutelage.Recipe, kills: int, seconds: float, seed: int) -> int:
-    """Start, kill, start again; every third kill waits for a save to be under way. Returns how many kills hit one."""
+def kill_until_done(spec: tutelage.Recipe, kills: int, seed: int) -> int:
+    """Start, kill, start again. A kill falls at a random instant of loading or of the first steps after it; every second
+    one waits for a save to be under way. Returns how many kills left an unfinished save behind."""
     rng, out, inside = random.Random(seed), Path(str(spec.out)), 0
+    saving = lambda: list((out / "checkpoints").glob(".step-*.tmp"))  # noqa: E731
     for number in range(kills):
+        size = (out / "events.jsonl").stat().st_size if number else 0
         child = start(spec)
-        end = time.monotonic() + rng.uniform(0.2, seconds)
-        while child.is_alive() and time.monotonic() < end:
-            if number % 3 == 0 and time.monotonic() > end - seconds / 2 and list((out / "checkpoints").glob(".step-*.tmp")):
-                break
+        begun = False
+        while child.is_alive() and not begun and (number % 5 != 4 or rng.random() > 0.001):
             time.sleep(0.0005)
+            begun = (out / "events.jsonl").is_file() and (out / "events.jsonl").stat().st_size > size
+        end = time.monotonic() + rng.uniform(0.0, 0.15)
+        while child.is_alive() and (time.monotonic() < end or (number % 2 and begun and not saving())):
+            time.sleep(0.0002)
         child.kill()
         child.join()
-        inside += bool(list((out / "checkpoints").glob(".step-*.tmp")))
+        inside += bool(saving())
+    assert json.loads((out / "manifest.json").read_text())["status"] == "running", "every kill must hit a run under way"
     child = start(spec)
     child.join()
     assert child.exitcode == 0
@@ -71,13 +77,11 @@ def kill_until_done(spec: tutelage.Recipe, kills: int, seconds: float, seed: int
 
 
 def check(method: str, kills: int, model: Path, data: Path, tmp_path: Path) -> None:
-    begun = time.monotonic()
     whole = start(recipe(model, data, method, tmp_path / "whole"))
     whole.join()
     assert whole.exitcode == 0
     spec = recipe(model, data, method, tmp_path / "killed")
-    # Each start trains on from where the last one came to, so a kill must come early for many kills to hit a running run.
-    inside = kill_until_done(spec, kills, min(6.0, (time.monotonic() - begun) * 0.7), seed=kills)
+    inside = kill_until_done(spec, kills, seed=kills)
     expected, weights = outcome(tmp_path / "whole")
     numbers, resumed_weights = outcome(tmp_path / "killed")
     assert len([e for e in expected if e["event"] == "step"]) == STEPS
