@@ -45,7 +45,7 @@ def make_tokenizer(folder: Path) -> None:
 def make_model(folder: Path, kind: str = "llama", seed: int = 0) -> None:
     """A random causal model of two layers, saved into `folder` beside a tokenizer."""
     import torch
-    from transformers import AutoModelForCausalLM, CONFIG_MAPPING
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     shared = {
         "vocab_size": 512, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "max_position_embeddings": 512,
@@ -84,7 +84,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
     return folder
 
 
-QUESTIONS = ["Why is the sky blue?", "What is water made of?", "Do plants need light?", "How many apples?", "Yes or no?"]
+QUESTIONS = [
+    "Why is the sky blue?",
+    "What is water made of?",
+    "Do plants need light?",
+    "How many apples?",
+    "Yes or no?",
+]
 
 
 def chat_rows(count: int) -> list[dict[str, object]]:
@@ -92,7 +98,10 @@ def chat_rows(count: int) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for i in range(count):
         question = f"{QUESTIONS[i % len(QUESTIONS)]} {i}"
-        answer = " ".join(["Because light scatters in the air", "Hydrogen and oxygen", "yes"][i % 3 :] * (1 + i % 5)) + f" {i}."
+        answer = (
+            " ".join(["Because light scatters in the air", "Hydrogen and oxygen", "yes"][i % 3 :] * (1 + i % 5))
+            + f" {i}."
+        )
         messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         if i % 3 == 0:
             messages += [{"role": "user", "content": "And then?"}, {"role": "assistant", "content": f"Then {i} more."}]

@@ -160,7 +160,6 @@ class Recipe(Spec):
     batch: BatchSpec = Field(default=BatchSpec())
     threads: int | None = Field(None, ge=1)
     samples: list[str] = Field(default_factory=list, description="prompts answered before and after, for the report")
-    trust_remote_code: str | None = Field(None, description="repo@<40-hex commit>; everything else is refused")
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -197,9 +196,7 @@ def read_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError("this is not YAML", where=str(path), why=" ".join(str(error).split())) from error
     if not isinstance(values, dict):
-        raise RecipeError(
-            "a recipe is a mapping of keys", where=str(path), fix="start with `model:` and `data:`"
-        )
+        raise RecipeError("a recipe is a mapping of keys", where=str(path), fix="start with `model:` and `data:`")
     return make_recipe(apply_overrides(values, overrides), str(path), stem=path.stem)
 
 

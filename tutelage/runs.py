@@ -74,7 +74,9 @@ def find_run(name: str | Path) -> Path:
     for path in (Path(name), Path("runs") / name):
         if (path / MANIFEST).is_file():
             return path
-    raise MissingInputError("this is not a run folder", where=str(name), why=f"it has no {MANIFEST}", fix="tutelage runs")
+    raise MissingInputError(
+        "this is not a run folder", where=str(name), why=f"it has no {MANIFEST}", fix="tutelage runs"
+    )
 
 
 def append_event(folder: Path, event: dict[str, Any]) -> None:

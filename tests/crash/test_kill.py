@@ -47,7 +47,11 @@ def outcome(out: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
         for e in history(out)
         if e["event"] in ("step", "validated")
     ]
-    weights = {name: array.tobytes() for f in sorted((out / "model").glob("*.safetensors")) for name, array in load_file(f).items()}
+    weights = {
+        name: array.tobytes()
+        for f in sorted((out / "model").glob("*.safetensors"))
+        for name, array in load_file(f).items()
+    }
     return numbers, weights
 
 

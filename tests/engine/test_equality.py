@@ -50,7 +50,9 @@ def load(folder: Path, dtype: torch.dtype, method: str) -> tuple[Any, Any]:
     return backbone, trainable
 
 
-def gradients(backbone: Any, trainable: Any, layouts: list[Any], *, fast: bool) -> tuple[float, dict[str, torch.Tensor]]:
+def gradients(
+    backbone: Any, trainable: Any, layouts: list[Any], *, fast: bool
+) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss over all layouts, divided once by the whole weight, and the gradients of everything that trains."""
     for parameter in trainable.parameters.values():
         parameter.grad = None
@@ -91,14 +93,21 @@ def test_every_execution_gives_the_plain_loss_and_gradients(
         "alone, fast": alone,
         "packed": [make_layout(examples, share_prefix=False)],
         "packed, shared prefix": [make_layout(examples, share_prefix=True)],
-        "two micro-batches": [make_layout(examples[:1], share_prefix=False), make_layout(examples[1:], share_prefix=False)],
-        "two with a shared prefix": [make_layout(examples[:2], share_prefix=True), make_layout(examples[2:], share_prefix=True)],
+        "two micro-batches": [
+            make_layout(examples[:1], share_prefix=False),
+            make_layout(examples[1:], share_prefix=False),
+        ],
+        "two with a shared prefix": [
+            make_layout(examples[:2], share_prefix=True),
+            make_layout(examples[2:], share_prefix=True),
+        ],
     }
     assert executions["packed, shared prefix"][0].segments[1].parent == 0
     for name, layouts in executions.items():
         # RMSNorm in transformers rounds gradients to fp32 even in fp64 models: a prefix whose gradients are summed before
-        # that, instead of after, differs by fp32's 6e-8. GPT-2's LayerNorm is fp64 throughout.
-        rounded = "shared" in name and kind != "gpt2" and dtype == torch.float64
+        # that, instead of after, differs by fp32's 6e-8; Gemma 2 does so with its norms' weights, whose gradients are
+        # summed over tokens. GPT-2's LayerNorm is fp64 throughout.
+        rounded = dtype == torch.float64 and (kind == "gemma2" or ("shared" in name and kind != "gpt2"))
         try:
             ours = gradients(backbone, trainable, layouts, fast=True)
             assert_equal(ours, plain, 1e-6 if rounded else TOLERANCE[dtype])
@@ -119,7 +128,9 @@ def test_the_plain_loss_is_what_transformers_computes(kind: str, model_folder: C
             logits = untouched(input_ids=labels[None]).logits[0].double()
             ours = chat.loss(backbone, make_layout([row], share_prefix=False), fast=False).value
         losses = torch.nn.functional.cross_entropy(logits[:-1], labels[1:], reduction="none")
-        assert ours == pytest.approx(float((losses * weights[1:]).sum()), rel=1e-9)
+        assert ours == pytest.approx(
+            float((losses * weights[1:]).sum()), rel=1e-7 if kind == "gemma2" else 1e-9
+        )  # eager softmax
 
 
 def test_a_packed_row_does_not_see_its_neighbour(model_folder: Callable[[str], Path]) -> None:

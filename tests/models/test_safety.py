@@ -10,8 +10,6 @@ from tutelage.models.describe import describe
 from tutelage.models.load import load_model, load_tokenizer
 from tutelage.models.safety import check_folder
 
-SHA = "0123456789abcdef0123456789abcdef01234567"
-
 
 def put(folder: Path, file: str, keys: dict[str, object]) -> None:
     path = folder / file
@@ -111,17 +109,6 @@ def test_all_problems_come_at_once(tiny_copy):
     with pytest.raises(ModelError) as caught:
         check_folder(tiny_copy)
     assert caught.value.total == 6
-
-
-def test_remote_code_is_accepted_only_for_one_exact_commit(tiny_copy):
-    put(tiny_copy, "config.json", {"auto_map": {"AutoModel": "code.Model"}})
-    check_folder(tiny_copy, trust_remote_code=f"org/name@{SHA}")
-    for value in ("", "true", "org/name", "org/name@main", f"org/name@{SHA[:39]}", f"org/name@{SHA.upper()}"):
-        with pytest.raises(ModelError, match="must be repo@<40-hex commit>"):
-            check_folder(tiny_copy, trust_remote_code=value)
-    put(tiny_copy, "config.json", {"use_kernels": True})
-    with pytest.raises(ModelError, match="use_kernels"):  # it stands for auto_map only
-        check_folder(tiny_copy, trust_remote_code=f"org/name@{SHA}")
 
 
 class Bomb:

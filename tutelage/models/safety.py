@@ -42,7 +42,6 @@ IMPLEMENTATION = re.compile(r"_?(attn|attention|experts)_implementation(_interna
 FILE_KEY = re.compile(r"(^|_)(file|files|filename|path|paths|dir|folder)$")
 HARMLESS_PATHS = {"_name_or_path", "name_or_path", "base_model_name_or_path", "special_tokens_map_file"}
 OUTSIDE = re.compile(r"^(/|\\|~|[A-Za-z]:[\\/]|[a-z][a-z0-9+.-]*://)|(^|[\\/])\.\.([\\/]|$)")
-TRUST = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
 LIMITS = {
     "num_hidden_layers": 4096, "n_layer": 4096, "num_layers": 4096, "hidden_size": 1 << 20, "n_embd": 1 << 20,
     "d_model": 1 << 20, "vocab_size": 1 << 24, "intermediate_size": 1 << 22, "num_attention_heads": 1 << 14,
@@ -50,21 +49,15 @@ LIMITS = {
 }  # fmt: skip
 
 
-def check_folder(path: Path, trust_remote_code: str | None = None) -> None:
-    """Nothing, or a ModelError with every reason not to load this model or adapter folder.
-
-    `trust_remote_code`, as `repo@<40-hex commit>`, accepts that a config names code (`auto_map`); it never loads any.
-    """
+def check_folder(path: Path) -> None:
+    """Nothing, or a ModelError with every reason not to load this model or adapter folder."""
     if not path.is_dir():
         raise MissingInputError("there is no such model folder", where=str(path))
     problems: list[Problem] = []
-    trusted = trust_remote_code is not None and TRUST.fullmatch(trust_remote_code) is not None
-    if trust_remote_code is not None and not trusted:
-        problems.append(_problem("it must be repo@<40-hex commit>", "trust_remote_code", repr(trust_remote_code)[:100]))
     problems += _check_weights(path)
     for name in CHECKED:
         if (path / name).exists():
-            problems += _check_json(path / name, trusted)
+            problems += _check_json(path / name)
     problems += _check_templates(path)
     if problems:
         raise ModelError(problems)
@@ -150,26 +143,25 @@ def _no_weights(path: Path) -> Problem:
     )
 
 
-def _check_json(file: Path, trusted: bool) -> list[Problem]:
+def _check_json(file: Path) -> list[Problem]:
     try:
         value = read_object(file)
     except ModelError as error:
         return list(error.problems)
-    problems = [problem for keys, item in _walk(value) for problem in _check_value(file, keys, item, trusted)]
+    problems = [problem for keys, item in _walk(value) for problem in _check_value(file, keys, item)]
     if file.name == "config.json":
         problems += _check_model_types(file, value)
     return problems
 
 
-def _check_value(file: Path, keys: tuple[str, ...], item: Any, trusted: bool) -> Iterator[Problem]:
+def _check_value(file: Path, keys: tuple[str, ...], item: Any) -> Iterator[Problem]:
     key, where = keys[-1].strip().lower(), f"{file}: {'.'.join(keys)}"[:500]
     if item is None:
         return
     if key == "auto_map":
-        if not trusted:
-            yield _problem(
-                "this model names its own code", where, "code from a model folder is not run", "choose another model"
-            )
+        yield _problem(
+            "this model names its own code", where, "code from a model folder is not run", "choose another model"
+        )
     elif key in HOSTILE:
         yield _problem(f"`{key}` may not stand in a model's files", where, HOSTILE[key], f"delete the key `{key}`")
     elif IMPLEMENTATION.fullmatch(key):

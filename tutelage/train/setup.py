@@ -56,7 +56,9 @@ def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: 
     torch.set_num_threads(plan.threads)
     torch.manual_seed(recipe.seed)
     model = material.loaded or load_model(material.fetched.path, dtype=plan.dtype)
-    model = model.to(device=plan.device, dtype=plan.dtype).eval()  # dropout of the pre-trained model stays off: packing has none
+    model = model.to(
+        device=plan.device, dtype=plan.dtype
+    ).eval()  # dropout of the pre-trained model stays off: packing has none
     backbone = make_backbone(model)
     trainable = METHODS.get(recipe.method.kind).prepare(model, recipe.method, seed=recipe.seed)
     set_training(model)
