@@ -7,25 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from tutelage.engine.linear import base_linear
 from tutelage.engine.lora_linear import LoraLinear
-from tutelage.errors import MissingInputError, ModelError, Problem, RecipeError
+from tutelage.errors import ModelError, Problem, RecipeError
+from tutelage.methods.adapter_file import CONFIG, PREFIX, WEIGHTS, read_adapter
 from tutelage.methods.types import METHODS, Trainable, trainable_of
 from tutelage.recipe import LoraSpec
 from tutelage.registry import suggestion
-
-PREFIX = "base_model.model."
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Settings of PEFT that change the mathematics and that we do not compute: an adapter that uses one is refused.
-UNSUPPORTED: dict[str, object] = {
-    "use_dora": False, "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}, "trainable_token_indices": None,
-    "layer_replication": None, "lora_bias": False, "target_parameters": None, "use_qalora": False, "alora_invocation_tokens": None,
-}  # fmt: skip
 
 
 class Lora:
@@ -118,64 +110,42 @@ def lora_layers(model: Any) -> Iterator[tuple[str, LoraLinear]]:
 def attach(model: Any, adapter: Path, *, expected: LoraSpec | None = None, trains: bool = False) -> None:
     """Wrap `model`'s layers with the PEFT adapter in the folder `adapter`; nothing else trains."""
     config, tensors = read_adapter(adapter)
-    rank, alpha = int(config["r"]), float(config["lora_alpha"])
-    if expected is not None and (rank, alpha, bool(config.get("use_rslora"))) != (
-        expected.rank,
-        expected.alpha,
-        expected.rslora,
-    ):
+    rank, alpha, rslora = int(config["r"]), float(config["lora_alpha"]), bool(config.get("use_rslora"))
+    if expected is not None and (rank, alpha, rslora) != (expected.rank, expected.alpha, expected.rslora):
+        says_so = ", rslora: true" if rslora else ""
         raise RecipeError(
-            f"the adapter has rank {rank}, alpha {alpha:g}, rslora {bool(config.get('use_rslora'))}", where="method.adapter",
-            why="the recipe says otherwise", fix=f"method: {{kind: lora, rank: {rank}, alpha: {alpha:g}}}",
+            f"the adapter has rank {rank}, alpha {alpha:g}, rslora {rslora}", where="method.adapter",
+            why="the recipe says otherwise", fix=f"method: {{kind: lora, rank: {rank}, alpha: {alpha:g}{says_so}, ...}}",
         )  # fmt: skip
-    model.requires_grad_(False)
-    scale = scaling(rank, alpha, bool(config.get("use_rslora")))
-    dropout = expected.dropout if expected else 0.0
     names = sorted({key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in tensors})
-    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
-    missing = [name for name in names if name not in linear]
-    if missing:
-        raise ModelError(
-            f"the adapter has weights for `{missing[0]}`, which this model lacks", where=str(adapter / WEIGHTS),
-            why="it was trained on another model", fix=f"use its own base model: {config.get('base_model_name_or_path')}",
-        )  # fmt: skip
+    _check_fit(model, adapter, config, names, tensors, rank)
+    model.requires_grad_(False)
+    dropout = expected.dropout if expected else 0.0
     for name in names:
-        layer = wrap(model, name, rank, scale, dropout)
+        layer = wrap(model, name, rank, scaling(rank, alpha, rslora), dropout)
         for letter, parameter in (("A", layer.a), ("B", layer.b)):
-            tensor = tensors.get(f"{PREFIX}{name}.lora_{letter}.weight")
-            if tensor is None or tensor.shape != parameter.shape:
-                raise ModelError(
-                    f"lora_{letter} of `{name}` is missing or has another shape", where=str(adapter / WEIGHTS)
-                )
-            parameter.data.copy_(tensor.float())
+            parameter.data.copy_(tensors[f"{PREFIX}{name}.lora_{letter}.weight"].float())
             parameter.requires_grad_(trains)
 
 
-def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """adapter_config.json and the tensors of a PEFT LoRA folder; settings we do not compute are refused."""
-    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
-        raise MissingInputError(f"this is not a PEFT adapter: it needs {CONFIG} and {WEIGHTS}", where=str(folder))
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS)
-        int(config["r"]), float(config["lora_alpha"])
-    except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
-        raise ModelError("this adapter cannot be read", where=str(folder), why=str(error)) from error
-    if config.get("peft_type") != "LORA":
-        raise ModelError(f"this is a {config.get('peft_type')} adapter, not LoRA", where=str(folder / CONFIG))
-    used = [key for key, neutral in UNSUPPORTED.items() if config.get(key) not in (neutral, None, False, {}, [])]
-    if config.get("bias", "none") != "none":
-        used.append("bias")
-    if used:
-        raise ModelError(f"this adapter uses {', '.join(used)}, which is not supported", where=str(folder / CONFIG))
-    strange = [
-        key for key in tensors if not (key.startswith(PREFIX) and key.endswith((".lora_A.weight", ".lora_B.weight")))
-    ]
-    if strange:
-        raise ModelError(
-            f"this adapter holds tensors other than LoRA's, e.g. `{strange[0]}`", where=str(folder / WEIGHTS)
-        )
-    return config, tensors
+def _check_fit(
+    model: Any, adapter: Path, config: dict[str, Any], names: list[str], tensors: dict[str, Tensor], rank: int
+) -> None:
+    """Fail before anything is wrapped, unless every tensor of the adapter has its layer and shape in `model`."""
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    for name in names:
+        if name not in linear:
+            raise ModelError(
+                f"the adapter has weights for `{name}`, which this model lacks", where=str(adapter / WEIGHTS),
+                why="it was trained on another model", fix=f"use its own base model: {config.get('base_model_name_or_path')}",
+            )  # fmt: skip
+        base = base_linear(linear[name])
+        for letter, shape in (("A", (rank, base.in_features)), ("B", (base.out_features, rank))):
+            tensor = tensors.get(f"{PREFIX}{name}.lora_{letter}.weight")
+            if tensor is None or tensor.shape != shape:
+                raise ModelError(
+                    f"lora_{letter} of `{name}` is missing or has another shape", where=str(adapter / WEIGHTS)
+                )
 
 
 def _suffixes(model: Any, names: list[str]) -> set[str]:

@@ -11,6 +11,7 @@ from tutelage.encode.template import Template
 from tutelage.engine.precision import choose_precision, device_name
 from tutelage.errors import MissingInputError
 from tutelage.methods import lora
+from tutelage.methods.adapter_file import CONFIG, read_adapter
 from tutelage.models.fetch import fetch
 from tutelage.models.load import load_model, load_tokenizer
 from tutelage.models.ref import parse_ref
@@ -33,8 +34,8 @@ def open_model(name: str, *, base: bool = False, say: Callable[[str], None] = la
     folder = Path(name) if (Path(name) / MANIFEST).is_file() else Path("runs") / name
     if (folder / MANIFEST).is_file():
         return _open_run(folder, base)
-    if (Path(name) / lora.CONFIG).is_file():
-        config, _ = lora.read_adapter(Path(name))
+    if (Path(name) / CONFIG).is_file():
+        config, _ = read_adapter(Path(name))
         fetched = fetch(parse_ref(str(config.get("base_model_name_or_path"))), say=say)
         return _open(fetched.path, None if base else Path(name), Path(name), name)
     fetched = fetch(parse_ref(name), say=say)
@@ -52,7 +53,7 @@ def _open_run(folder: Path, base: bool) -> Opened:
         raise MissingInputError(
             "this run has no finished model yet", where=str(folder), fix=f"tutelage train {folder / 'recipe.yaml'}"
         )
-    if (tuned / lora.CONFIG).is_file():
+    if (tuned / CONFIG).is_file():
         return _open(origin, tuned, tuned, str(folder))
     return _open(tuned, None, tuned, str(folder))
 
