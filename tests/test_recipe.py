@@ -1,0 +1,94 @@
+"""Recipes: short ones are enough, overrides win, and every wrong key is named with its fix."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tutelage.errors import MissingInputError, RecipeError
+from tutelage.recipe import as_yaml, make_recipe, read_recipe
+
+SHORT = "model: m\ndata: {train: a.jsonl}\n"
+
+
+def recipe(tmp_path: Path, text: str, *overrides: str) -> Any:
+    path = tmp_path / "support.yaml"
+    path.write_text(text)
+    return read_recipe(path, overrides)
+
+
+def test_a_short_recipe_gets_its_defaults(tmp_path: Path) -> None:
+    made = recipe(tmp_path, SHORT)
+    assert made.data.train[0].path == "a.jsonl"
+    assert made.method.kind == "lora"
+    assert made.out == "runs/support"
+    assert made.optim.batch_size == 8
+
+
+def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
+    made = recipe(tmp_path, SHORT + "method: full\nvalidate: {patience: 2}\noptim: {learning_rate: 1e-4}\n")
+    path = tmp_path / "resolved.yaml"
+    path.write_text(as_yaml(made))
+    assert read_recipe(path) == made
+    assert made.optim.learning_rate == 1e-4  # YAML 1.1 would read a string
+
+
+def test_overrides_are_yaml_and_reach_into_short_forms(tmp_path: Path) -> None:
+    made = recipe(
+        tmp_path, SHORT + "method: lora\n", "method.rank=4", "optim.learning_rate=5e-5", "data.train=[b.jsonl, c.jsonl]"
+    )
+    assert (made.method.rank, made.optim.learning_rate) == (4, 5e-5)
+    assert [source.path for source in made.data.train] == ["b.jsonl", "c.jsonl"]
+
+
+WRONG = [
+    (SHORT + "optim: {learning_rat: 1}\n", "unknown key `optim.learning_rat`", "did you mean `learning_rate`"),
+    (SHORT + "num_train_epochs: 1\n", "unknown key `num_train_epochs`", "`optim.epochs`"),
+    (SHORT + "method: {kind: lora, r: 4}\n", "unknown key `method.r`", "`rank`"),
+    (SHORT + "method: {kind: lorra}\n", "`method.kind` must be lora or full", ""),
+    (SHORT + "method: {kind: full, rank: 4}\n", "unknown key `method.rank`", ""),
+    (SHORT + "optim: {learning_rate: fast}\n", "optim.learning_rate", "'fast'"),
+    (SHORT + "optim: {epochs: -1}\n", "optim.epochs", "greater than 0"),
+    (SHORT + "wandb_api_key: x\n", "`wandb_api_key` looks like a secret", "environment"),
+    (SHORT + "seed: 1\nseed: 2\n", "not YAML", "stands twice"),
+    ("model: m\n", "`data` is missing", "add `data:`"),
+    ("model: m\ndata: {train: []}\n", "at least one file", ""),
+    ("model: m\ndata: {train: a, validation: 1.5}\n", "validation", "below 1"),
+    ("model: m\ndata: {train: {path: a, wight: 2}}\n", "unknown key", "wight"),
+    ("- a\n- b\n", "a mapping of keys", "model:"),
+    ("model: [\n", "not YAML", ""),
+    (SHORT + "precision: int8\n", "precision", "int8"),
+]
+
+
+@pytest.mark.parametrize("text, what, also", WRONG, ids=[what for _, what, _ in WRONG])
+def test_a_wrong_recipe_names_the_key_and_the_fix(text: str, what: str, also: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe(tmp_path, text)
+    assert what in str(caught.value)
+    assert also in str(caught.value)
+    assert caught.value.exit_code == 78
+    assert "support.yaml" in str(caught.value)
+
+
+def test_all_problems_come_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe(tmp_path, SHORT + "optim: {epochs: -1, batch_size: 0}\nfoo: 1\n")
+    assert caught.value.total == 3
+
+
+@pytest.mark.parametrize("override", ["optim.epochs", "=3", "model.x=1", "optim.epochs=[", "optim.epoch=2"])
+def test_a_wrong_override_is_named(override: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError):
+        recipe(tmp_path, SHORT, override)
+
+
+def test_a_missing_recipe_is_missing_input(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError):
+        read_recipe(tmp_path / "no.yaml")
+
+
+def test_rows_in_memory(tmp_path: Path) -> None:
+    made = make_recipe({"model": "m", "data": {"train": [{"prompt": "a", "response": "b"}]}})
+    assert made.data.rows == ({"prompt": "a", "response": "b"},)
+    assert "<1 rows in memory>" in as_yaml(made)
