@@ -6,10 +6,10 @@ are divided by that one number, and updates. Batch i is a pure function of (seed
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -29,6 +29,7 @@ from tutelage.train.types import BudgetHalved, Event, Finished, Resumed, Saved, 
 SAVE_SECONDS = 300.0  # without save.every: what a kill may cost at most
 MIN_BUDGET = 16  # tokens; below this memory is not what is missing
 
+T = TypeVar("T")
 LossOf = Callable[[Backbone, Layout], LossSum]
 
 
@@ -92,7 +93,7 @@ def training(state: TrainState, resumed: Resumed | None = None) -> Iterator[Even
     if resumed is not None:
         yield resumed
     if state.step == 0 and state.validation_rows:
-        yield validate(state)
+        yield (yield from validate(state))
     reason, last_save = "done", time.monotonic()
     while state.step < state.total_steps:
         if state.validating.patience and state.without_gain >= state.validating.patience:
@@ -103,7 +104,7 @@ def training(state: TrainState, resumed: Resumed | None = None) -> Iterator[Even
             break
         yield from one_step(state)
         if validation_due(state):
-            event = validate(state)
+            event = yield from validate(state)
             yield event
             if event.best:
                 yield save(state)
@@ -141,14 +142,32 @@ def layouts(rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Layout]:
 
 
 def one_step(state: TrainState) -> Iterator[Event]:
-    """One optimiser step. Out of memory: the budget is halved and the same step is done again."""
+    """One optimiser step."""
     start = time.perf_counter()
     rows = [state.train_rows[i] for i in state.batches.of_step(state.step)]
+    loss, targets, tokens = yield from fitting(state, rows, lambda packs: accumulate(state, packs))
+    if not math.isfinite(loss):
+        raise CheckFailedError(
+            f"the loss of step {state.step + 1} is {loss}", where=", ".join(str(row.at) for row in rows[:4]),
+            why="the weights are unchanged", fix="lower optim.learning_rate, or set precision: fp32",
+        )  # fmt: skip
+    rate = learning_rate(state.optim, state.step, state.total_steps)
+    norm = state.optimizer.gradient_norm()
+    state.optimizer.step(rate, norm)
+    seconds = time.perf_counter() - start
+    state.train_loss += (loss - state.train_loss) * targets / (state.target_tokens + targets)
+    state.step, state.target_tokens = state.step + 1, state.target_tokens + targets
+    state.tokens, state.seconds = state.tokens + tokens, state.seconds + seconds
+    epoch = state.step / state.batches.per_epoch
+    yield Step(state.step, epoch, loss, rate, norm, targets, tokens, tokens / seconds, seconds)
+
+
+def fitting(state: TrainState, rows: Sequence[Encoded], work: Callable[[list[Layout]], T]) -> Generator[Event, None, T]:
+    """What `work` returns for the rows as micro-batches. Out of memory: the budget is halved, and all of it done again."""
     while True:
+        packs = layouts(rows, state.plan)
         try:
-            packs = layouts(rows, state.plan)
-            loss, targets = accumulate(state, packs)
-            break
+            return work(packs)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -160,25 +179,10 @@ def one_step(state: TrainState) -> Iterator[Event]:
             )
         state.plan = replace(state.plan, tokens=state.plan.tokens // 2)
         yield BudgetHalved(state.step + 1, state.plan.tokens)
-    if not math.isfinite(loss):
-        raise CheckFailedError(
-            f"the loss of step {state.step + 1} is {loss}", where=", ".join(str(row.at) for row in rows[:4]),
-            why="the weights are unchanged", fix="lower optim.learning_rate, or set precision: fp32",
-        )  # fmt: skip
-    rate = learning_rate(state.optim, state.step, state.total_steps)
-    norm = state.optimizer.gradient_norm()
-    state.optimizer.step(rate, norm)
-    seconds = time.perf_counter() - start
-    tokens = sum(pack.tokens for pack in packs)
-    state.train_loss += (loss - state.train_loss) * targets / (state.target_tokens + targets)
-    state.step, state.target_tokens = state.step + 1, state.target_tokens + targets
-    state.tokens, state.seconds = state.tokens + tokens, state.seconds + seconds
-    epoch = state.step / state.batches.per_epoch
-    yield Step(state.step, epoch, loss, rate, norm, targets, tokens, tokens / seconds, seconds)
 
 
-def accumulate(state: TrainState, packs: Sequence[Layout]) -> tuple[float, int]:
-    """Gradients of (weighted sum of losses) / (total weight of the step), and that loss with its target count."""
+def accumulate(state: TrainState, packs: Sequence[Layout]) -> tuple[float, int, int]:
+    """Gradients of (weighted sum of losses) / (total weight of the step); that loss, its targets, and the rows' tokens."""
     weight = math.fsum(float(pack.weights.double().sum()) for pack in packs)
     value = 0.0
     for index, pack in enumerate(packs):
@@ -186,7 +190,7 @@ def accumulate(state: TrainState, packs: Sequence[Layout]) -> tuple[float, int]:
         result = state.loss_of(state.backbone, pack)
         (result.total / weight).backward()  # type: ignore[no-untyped-call]
         value += result.value
-    return value / weight, sum(len(pack.labels) for pack in packs)
+    return value / weight, sum(len(pack.labels) for pack in packs), sum(pack.tokens for pack in packs)
 
 
 def draw_seed(seed: int, step: int, micro_batch: int) -> int:
@@ -204,17 +208,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def validate(state: TrainState) -> Validated:
+def validate(state: TrainState) -> Generator[Event, None, Validated]:
     """Score the held-out rows and note whether they are the best so far; the untouched model (step 0) is no candidate."""
     start = time.perf_counter()
     rows = sample(state.validation_rows, state.validating.rows)
-    total = weight = 0.0
-    correct = targets = 0
-    with torch.no_grad():
-        for pack in layouts(rows, state.plan):
-            result = state.loss_of(state.backbone, pack)
-            total, correct = total + result.value, correct + result.correct
-            weight, targets = weight + float(pack.weights.double().sum()), targets + len(pack.labels)
+    total, weight, correct, targets = yield from fitting(state, rows, lambda packs: score(state, packs))
     loss = total / weight
     best = state.step > 0 and loss < state.best_loss
     if best:
@@ -223,6 +221,16 @@ def validate(state: TrainState) -> Validated:
         state.without_gain += 1
     seconds = time.perf_counter() - start
     return Validated(state.step, loss, math.exp(min(loss, 700)), correct / targets, targets, len(rows), best, seconds)
+
+
+def score(state: TrainState, packs: Sequence[Layout]) -> tuple[float, float, int, int]:
+    """Sums over the targets of `packs`: weighted loss, weight, right first choices, targets."""
+    with torch.no_grad():
+        results = [state.loss_of(state.backbone, pack) for pack in packs]
+    return (
+        math.fsum(result.value for result in results), math.fsum(float(pack.weights.double().sum()) for pack in packs),
+        sum(result.correct for result in results), sum(len(pack.labels) for pack in packs),
+    )  # fmt: skip
 
 
 def sample(rows: Sequence[Encoded], most: int) -> list[Encoded]:
