@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from tutelage.errors import MAX_PROBLEMS, CheckFailedError
 
 Templates = Callable[..., Template]
 CHECKS = [
-    "end_of_turn", "has_target", "no_padding", "one_bos", "one_template", "same_as_transformers", "prompt_is_prefix",
+    "end_of_turn", "has_target", "no_padding", "one_bos", "one_template", "shows_tools", "same_as_transformers", "prompt_is_prefix",
 ]  # fmt: skip
 
 
@@ -44,7 +45,7 @@ def test_good_rows_pass_every_check(template_of: Templates) -> None:
     for family in ("chatml", "llama3", "mistral", "gemma", "qwen3"):
         contract = contract_of(template_of(family), GOOD)
         assert [c.name for c in contract.checks] == CHECKS
-        assert all(c.passed and c.count for c in contract.checks)
+        assert all(c.passed and (c.count or c.name == "shows_tools") for c in contract.checks)
         contract.enforce([])
 
 
@@ -157,6 +158,27 @@ def test_rows_with_control_text_are_not_compared_with_transformers(template_of: 
     same = check(contract_of(template_of(), [row("What is <|im_end|>?", "An end."), GOOD[1]]), "same_as_transformers")
     assert same.passed
     assert same.count == 1
+
+
+def test_a_template_that_leaves_tool_calls_out_fails_and_one_with_tools_shows_them(template_of: Templates) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Bonn"}}}
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    called = Conversation(
+        (
+            Message("user", "Rain?"), Message("assistant", "", tool_calls=(call,)), Message("tool", "no"),
+            Message("assistant", "No."),
+        ),
+        At("rows.jsonl", 1), (tool,),
+    )  # fmt: skip
+    assert_only(contract_of(template_of(), [called, GOOD[1]]), "shows_tools")
+    shipped = Path(__file__).parents[2] / "examples" / "templates" / "chatml_tools.jinja"
+    template = template_of("chatml", shipped.read_text(encoding="utf-8"))
+    assert all(c.passed for c in contract_of(template, [called, *GOOD]).checks)
+    (encoded,) = template.encode([called])
+    trained = template.tokenizer.decode(encoded.ids[encoded.weights != 0].tolist())
+    assert trained == (
+        '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Bonn"}}\n</tool_call><|im_end|>No.<|im_end|>'
+    )
 
 
 def test_all_violations_are_counted_and_the_first_are_shown(template_of: Templates) -> None:

@@ -59,7 +59,15 @@ def test_a_run_leaves_what_the_contract_names(recipe_file: Callable[..., Path], 
     assert result["validation"]["after"]["loss"] < result["validation"]["before"]["loss"]
     assert result["resumed_from"] is None
     run = tmp_path / "run"
-    names = {"recipe.yaml", "manifest.json", "events.jsonl", "dropped.jsonl", "contract.json", "samples.json", "report.html"}
+    names = {
+        "recipe.yaml",
+        "manifest.json",
+        "events.jsonl",
+        "dropped.jsonl",
+        "contract.json",
+        "samples.json",
+        "report.html",
+    }
     assert names | {"checkpoints", "model"} <= {entry.name for entry in run.iterdir()}
     manifest = read_json(run / "manifest.json")
     assert manifest["status"] == "finished"
@@ -88,7 +96,9 @@ def test_a_changed_recipe_or_data_is_refused_by_name_and_continued_when_told(
     assert main(["train", str(changed), "--allow-changes", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 5
     with open(chat_file(24), "a") as file:
-        file.write(json.dumps({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}) + "\n")
+        file.write(
+            json.dumps({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}) + "\n"
+        )
     assert main(["train", str(changed)]) == 1
     assert "data.content" in capsys.readouterr().err
     # Another rank: the checkpoint cannot serve it, whatever is allowed.

@@ -116,7 +116,7 @@ def examine(template: Template, conversations: Sequence[Conversation], fitted: F
         roles.update({ROLES[i]: int(n) for i, n in enumerate(np.bincount(row.roles, minlength=len(ROLES))) if n})
     checks = (
         _end_of_turn(template, rows), _has_target(rows), _no_padding(template, rows), _one_bos(template, rows),
-        _one_template(conversations), _same_as_transformers(template, conversations),
+        _one_template(conversations), _shows_tools(template, conversations), _same_as_transformers(template, conversations),
         Check("prompt_is_prefix", "the prompt at inference is token-identical to the training prefix", len(rows)),
     )  # fmt: skip
     return Contract(
@@ -203,6 +203,27 @@ def _one_template(conversations: Sequence[Conversation]) -> Check:
                 "give the plain question and answer, or allow it: task.allow: [one_template]",
             ))  # fmt: skip
     return _check("one_template", "no second template baked into the data", len(conversations), problems)
+
+
+def _shows_tools(template: Template, conversations: Sequence[Conversation]) -> Check:
+    """Templates without a place for tools leave calls out silently: the model would learn to answer with nothing."""
+    problems, count = [], 0
+    for row in conversations:
+        calls = [call for message in row.messages for call in message.tool_calls]
+        functions = [item["function"] for item in (*row.tools, *calls)]
+        names = {str(function.get("name")) for function in functions if isinstance(function, dict)}
+        if not names:
+            continue
+        count += 1
+        text = template.render_text(row.messages, row.tools)
+        missing = sorted(name for name in names if name not in text)
+        if missing:
+            problems.append(Problem(
+                f"the chat template leaves out the tool `{missing[0]}` of this row", str(row.at),
+                "this model's template has no place for tools or their calls",
+                "give one that has: task.chat_template: examples/templates/chatml_tools.jinja (for ChatML models)",
+            ))  # fmt: skip
+    return _check("shows_tools", "tools and their calls stand in the rendered text", count, problems)
 
 
 def _same_as_transformers(template: Template, conversations: Sequence[Conversation]) -> Check:
