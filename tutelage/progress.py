@@ -54,8 +54,8 @@ class Progress:
 
     def total(self, event: Step) -> int | None:
         """All steps of the run. A step's epoch tells how many steps an epoch has."""
-        if self.steps is not None:
-            return self.steps
+        if event.total_steps or self.steps is not None:
+            return event.total_steps or self.steps
         return math.ceil(round(self.epochs * event.step / event.epoch, 6)) if self.epochs and event.epoch else None
 
     def line(self, event: Step, total: int | None) -> str:

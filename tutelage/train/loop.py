@@ -159,7 +159,7 @@ def one_step(state: TrainState) -> Iterator[Event]:
     state.step, state.target_tokens = state.step + 1, state.target_tokens + targets
     state.tokens, state.seconds = state.tokens + tokens, state.seconds + seconds
     epoch = state.step / state.batches.per_epoch
-    yield Step(state.step, epoch, loss, rate, norm, targets, tokens, tokens / seconds, seconds)
+    yield Step(state.step, epoch, loss, rate, norm, targets, tokens, tokens / seconds, seconds, state.total_steps)
 
 
 def fitting(state: TrainState, rows: Sequence[Encoded], work: Callable[[list[Layout]], T]) -> Generator[Event, None, T]:

@@ -16,6 +16,7 @@ class Step:
     tokens: int
     tokens_per_second: float
     seconds: float
+    total_steps: int = 0  # of the whole run, where it is known
     event: str = "step"
 
 
