@@ -56,7 +56,10 @@ def quality_section(q: dict[str, Any]) -> Iterator[str]:
     yield f"- Same tokens: ids equal in {t['same_ids']} of {t['rows']} training rows; targets equal in {t['same_targets']} up to "
     yield f"  the line break behind `<|im_end|>`, which TRL also trains ({t['trl_also_trains_newline']} rows) and nobody scores."
     yield "- Both run in fp32. TRL with 1 row per forward pass and 8 accumulated: the loss is divided by the targets of all 8 rows."
-    yield "- Warm-up: both over 2 of 50 steps; TRL's first step has learning rate 0, ours half the peak. Row orders differ."
+    yield "- Warm-up: both over 2 of 50 steps; TRL's first step has learning rate 0, ours half the peak, so ours takes about one"
+    yield "  full-rate step more. Row orders and LoRA's first weights differ. So more than 100 % does not mean better."
+    yield "- The interval is over held-out rows only, with these adapters; the spread over seeds is in the table."
+    yield "- The runs shared their machine and some ran on one thread, so their times are no speed figures."
     yield from machine_lines(q)
     yield "- Command: `python bench/quality/run.py quality --trl-python DIR/bin/python`"
     yield ""
