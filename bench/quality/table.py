@@ -99,6 +99,7 @@ def speed_section(s: dict[str, Any]) -> Iterator[str]:
         yield ""
     yield "- `trl-fp32`: 8 rows padded in one forward pass. `-AxB`: A accumulated passes of B rows, same results. `bf16`: autocast."
     yield "- Gradient checkpointing (TRL's default, slower) is off unless the name says so."
+    yield from (f"- {note}" for note in s.get("notes", ()))
     yield from machine_lines(s)
     yield f"- Command: `python bench/quality/run.py speed --steps {s['steps']} --repeat {s['repeat']} --trl-python DIR/bin/python`"
     yield ""
