@@ -41,12 +41,17 @@ class Checkpoint:
 
 
 def save(store: Path, step: int, state: Mapping[str, Any], tensors: Mapping[str, Tensor], keep: set[int]) -> Path:
-    """Write checkpoint `step` and then remove all others but those in `keep`; OutputError leaves the old ones as they were."""
+    """Write checkpoint `step` and then remove all others but those in `keep`; OutputError leaves the old ones as they were.
+
+    Where `step` stands already, whole, it stays: a run computes each step once, and the only copy is never moved.
+    """
     final = store / f"step-{step:08d}"
     temporary = store / f".{final.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         store.mkdir(parents=True, exist_ok=True)
         _sweep(store)
+        if _is_whole(final):
+            return final
         temporary.mkdir()
         files = {
             TENSORS: save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}),
@@ -57,8 +62,8 @@ def save(store: Path, step: int, state: Mapping[str, Any], tensors: Mapping[str,
         for name, data in {**files, MANIFEST: manifest}.items():
             write_durably(temporary / name, data)
         fsync_folder(temporary)
-        if final.exists():  # the same step again: after a resume, or when the run ends on a step that was saved
-            shutil.rmtree(final)
+        if final.exists():  # damaged: put aside, to be swept
+            os.rename(final, store / f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
         os.rename(temporary, final)
         fsync_folder(store)
     except OSError as error:
@@ -71,6 +76,7 @@ def save(store: Path, step: int, state: Mapping[str, Any], tensors: Mapping[str,
     for other, path in steps(store).items():
         if other not in keep and other != step:
             shutil.rmtree(path, ignore_errors=True)
+    _sweep(store)
     return final
 
 
@@ -117,7 +123,15 @@ def newest(store: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
     return None, tuple(skipped)
 
 
+def _is_whole(path: Path) -> bool:
+    try:
+        load(path)
+    except ValueError:
+        return False
+    return True
+
+
 def _sweep(store: Path) -> None:
-    """Remove what a killed save left behind."""
+    """Remove what a killed save left behind, and what was put aside."""
     for path in store.glob(".step-*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
