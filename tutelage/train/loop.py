@@ -85,7 +85,8 @@ def restore(state: TrainState, saved: checkpoint.Checkpoint) -> None:
             state.plan = replace(state.plan, tokens=value)
         else:
             setattr(state, name, math.inf if name == "best_loss" and value is None else value)
-    state.saved_steps = set(checkpoint.steps(state.store))
+    # A newer one was damaged: its step is yet to be done and saved, and it must not push a good one out.
+    state.saved_steps = {step for step in checkpoint.steps(state.store) if step <= saved.step}
 
 
 def training(state: TrainState, resumed: Resumed | None = None) -> Iterator[Event]:

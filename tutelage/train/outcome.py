@@ -2,7 +2,10 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from tutelage.errors import OutputError
 from tutelage.generate.answer import answer
@@ -15,11 +18,9 @@ from tutelage.train.material import Material
 from tutelage.train.setup import set_training
 
 
-def write_model(folder: Path, recipe: Recipe, material: Material, state: TrainState) -> int:
+def write_model(folder: Path, recipe: Recipe, material: Material, state: TrainState, say: Callable[[str], None]) -> int:
     """Write model/: the best checkpoint's model, or the last where nothing was validated; returns its step."""
-    chosen = state.best_step or state.step
-    if chosen != state.step:
-        state.optimizer.load(checkpoint.load(state.store / f"step-{chosen:08d}").tensors, moments=False)
+    chosen = choose_weights(state, say)
     set_training(state.backbone.model, False)
     state.backbone.model.set_attn_implementation("sdpa")
     temporary, final = folder / ".model.tmp", folder / "model"
@@ -39,12 +40,29 @@ def write_model(folder: Path, recipe: Recipe, material: Material, state: TrainSt
             shutil.rmtree(final)
         temporary.rename(final)
         fsync_folder(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors wraps a full disk into an error of its own
+        shutil.rmtree(temporary, ignore_errors=True)
         raise OutputError(
-            "the model could not be written", where=str(final), why=error.strerror or str(error),
+            "the model could not be written", where=str(final), why=getattr(error, "strerror", None) or str(error),
             fix="free some space and run the same command again: the last checkpoint is complete",
         ) from error  # fmt: skip
     return chosen
+
+
+def choose_weights(state: TrainState, say: Callable[[str], None]) -> int:
+    """Load the best checkpoint's weights and return its step; the last step's, said aloud, if it was lost."""
+    if state.best_step in (None, state.step):
+        return state.step
+    try:
+        best = checkpoint.load(state.store / f"step-{state.best_step:08d}")
+    except ValueError as error:
+        say(
+            f"warning: the best checkpoint, of step {state.best_step}, cannot be read ({error}): "
+            f"model/ is that of the last one, step {state.step}"
+        )
+        return state.step
+    state.optimizer.load(best.tensors, moments=False)
+    return best.step
 
 
 def base_name(recipe: Recipe, material: Material) -> str:

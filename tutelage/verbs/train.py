@@ -72,7 +72,7 @@ def train(
                 f"saved step {state.step} of {state.total_steps} and stopped", where=str(folder),
                 fix="run the same command again to go on",
             )  # fmt: skip
-        chosen = write_model(folder, spec, material, state)
+        chosen = write_model(folder, spec, material, state, say)
         answer_samples(folder, spec, material, state, "after")
         manifest |= {"best_step": state.best_step, "model_step": chosen, "totals": totals(state, peak.mib)}
         manifest |= {"status": "finished", "reason": finished.reason, "finished": now()}
