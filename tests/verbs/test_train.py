@@ -106,6 +106,39 @@ def test_a_changed_recipe_or_data_is_refused_by_name_and_continued_when_told(
     assert "does not fit this run" in capsys.readouterr().err
 
 
+def test_a_mistake_that_stopped_the_first_start_is_simply_corrected(
+    recipe_file: Callable[..., Path], tmp_path: Path, capsys: Any
+) -> None:
+    keys: dict[str, Any] = {"optim": {"steps": 1, "batch_size": 4}, "samples": []}
+    wrong = recipe_file(method={"kind": "lora", "target_modules": ["q_prj"]}, **keys)
+    assert main(["train", str(wrong)]) == 78
+    assert main(["train", str(recipe_file(method={"kind": "lora", "target_modules": ["q_proj"]}, **keys))]) == 0
+    identity = read_json(tmp_path / "run" / "manifest.json")["identity"]
+    assert identity["recipe"]["method"]["target_modules"] == ["q_proj"]
+    (tmp_path / "run" / "manifest.json").unlink()
+    capsys.readouterr()
+    assert main(["train", str(wrong)]) == 1
+    assert "lost its manifest.json" in capsys.readouterr().err
+
+
+def test_the_manifest_tells_the_data_that_a_changed_run_goes_on_with(
+    recipe_file: Callable[..., Path], chat_file: Rows, tmp_path: Path
+) -> None:
+    keys: dict[str, Any] = {"optim": {"steps": 1, "batch_size": 4}, "samples": []}
+    tutelage.train(recipe_file(**keys))
+    before = read_json(tmp_path / "run" / "manifest.json")
+    fewer = tmp_path / "fewer.jsonl"
+    fewer.write_text(chat_file(12).read_text())
+    keys["data"] = {"train": str(fewer), "validation": 0.2}
+    tutelage.train(recipe_file(**keys), allow_changes=True)
+    after = read_json(tmp_path / "run" / "manifest.json")
+    assert sum(before["data"]["counts"].values()) == 24
+    assert sum(after["data"]["counts"].values()) == 12
+    assert after["data"]["fingerprint"] == after["identity"]["data"]["content"]
+    assert len(after["changes"]) == 1
+    assert after["created"] == before["created"]
+
+
 def test_the_full_model_folder_loads_with_from_pretrained(recipe_file: Callable[..., Path], tmp_path: Path) -> None:
     tutelage.train(recipe_file(method="full", optim={"steps": 3, "batch_size": 4}))
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model", dtype=torch.float32).eval()
@@ -182,7 +215,7 @@ def test_a_violated_contract_stops_before_training_unless_allowed(
 def test_interrupted_means_saved_and_130_and_the_same_end(
     number: signal.Signals, recipe_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    steps = {"steps": 400, "batch_size": 4, "learning_rate": 1e-4}
+    steps = {"steps": 120, "batch_size": 4, "learning_rate": 1e-4}
     path = recipe_file(optim=steps, samples=[], validate={"every": 1000})
     run = tmp_path / "run"
     child = subprocess.Popen([sys.executable, "-m", "tutelage", "train", str(path)], stderr=subprocess.PIPE, text=True)
@@ -195,7 +228,7 @@ def test_interrupted_means_saved_and_130_and_the_same_end(
     assert "run the same command again" in said
     assert read_json(run / "manifest.json")["status"] == "interrupted"
     done = history(run)[-1]["step"]
-    assert 5 <= done < 400
+    assert 5 <= done < 120
     assert (run / "checkpoints" / f"step-{done:08d}").is_dir()
     if number == signal.SIGINT:
         resumed = tutelage.train(path)

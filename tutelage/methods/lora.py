@@ -119,6 +119,14 @@ def attach(model: Any, adapter: Path, *, expected: LoraSpec | None = None, train
         )  # fmt: skip
     names = sorted({key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in tensors})
     _check_fit(model, adapter, config, names, tensors, rank)
+    if expected is not None and isinstance(expected.target_modules, list):
+        wanted = set(target_names(model, expected.target_modules))
+        if wanted != set(names):
+            differing = sorted(wanted ^ set(names))
+            raise RecipeError(
+                f"the adapter trains other layers than `target_modules` names, e.g. `{differing[0]}`",
+                where="method.adapter", why="an adapter keeps its own layers", fix="leave `method.target_modules` out",
+            )  # fmt: skip
     model.requires_grad_(False)
     dropout = expected.dropout if expected else 0.0
     for name in names:

@@ -14,7 +14,8 @@ from tutelage.engine.precision import device_name
 from tutelage.errors import ChangedRunError, Problem
 from tutelage.models.describe import describe
 from tutelage.recipe import Recipe, as_yaml
-from tutelage.runs import MANIFEST, history, read_json, write_json, write_text
+from tutelage.runs import EVENTS, MANIFEST, history, read_json, write_json, write_text
+from tutelage.train import checkpoint
 from tutelage.train.loop import TrainState
 from tutelage.train.material import Material
 from tutelage.train.setup import choose_plan, differences, identity
@@ -28,7 +29,13 @@ def now() -> str:
 def open_manifest(folder: Path, recipe: Recipe, material: Material, allow_changes: bool) -> dict[str, Any]:
     """The folder's manifest, checked against this recipe and data; a new one with a freshly measured plan otherwise."""
     same = identity(recipe, material)
-    if (folder / MANIFEST).is_file():
+    begun = (folder / EVENTS).is_file() or bool(checkpoint.steps(folder / "checkpoints"))
+    if begun and not (folder / MANIFEST).is_file():
+        raise ChangedRunError(
+            f"this folder holds a run that has lost its {MANIFEST}", where=str(folder),
+            why="nobody can tell what its checkpoints were trained on", fix="choose another `out`, or remove the folder",
+        )  # fmt: skip
+    if begun:  # else nothing was computed that a corrected recipe could contradict
         manifest: dict[str, Any] = read_json(folder / MANIFEST)
         changed = differences(manifest["identity"], same)
         if recipe.precision not in ("auto", manifest["plan"]["precision"]):
@@ -42,7 +49,8 @@ def open_manifest(folder: Path, recipe: Recipe, material: Material, allow_change
         if not allow_changes:
             fix = "choose another `out`, or continue with the change: --allow-changes"
             raise ChangedRunError([Problem(f"changed: {line}", str(folder), fix=fix) for line in changed])
-        manifest.update(identity=same, plan=choose_plan(recipe).as_json(), status="running")
+        fresh = new_manifest(recipe, material, same)
+        manifest |= {key: fresh[key] for key in ("identity", "plan", "model", "data", "status")}
         manifest.setdefault("changes", []).append({"at": now(), "changed": changed})
     else:
         manifest = new_manifest(recipe, material, same)

@@ -14,6 +14,7 @@ from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.precision import ExecutionPlan, choose_precision, device_name
 from tutelage.errors import RecipeError
 from tutelage.methods import METHODS
+from tutelage.methods.adapter_file import WEIGHTS, read_adapter
 from tutelage.models.load import load_model
 from tutelage.recipe import Recipe
 from tutelage.tasks import chat
@@ -94,8 +95,17 @@ def identity(recipe: Recipe, material: Material) -> dict[str, Any]:
     return {
         "recipe": values,
         "data": {"content": material.prepared.fingerprint, "tokens": encoded.hexdigest()},
-        "model": {"weights": material.fetched.sha256},
+        "model": {"weights": material.fetched.sha256, **_adapter_identity(recipe)},
     }
+
+
+def _adapter_identity(recipe: Recipe) -> dict[str, str]:
+    """The content of the adapter that the run starts from, if there is one."""
+    adapter = getattr(recipe.method, "adapter", None)
+    if adapter is None:
+        return {}
+    read_adapter(Path(adapter))  # refuses what is no adapter, before its bytes are taken for one
+    return {"adapter": hashlib.sha256((Path(adapter) / WEIGHTS).read_bytes()).hexdigest()}
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
