@@ -286,7 +286,8 @@ class Template:
             Problem(
                 "the prompt at inference is not token-identical to the training prefix", str(item.at),
                 "the tokenizer merges characters across the edge of the assistant's turn",
-                "use a template whose generation prompt ends in a control token or a line break",
+                "remove line breaks and spaces at the start of the answer, or use a template whose generation prompt ends "
+                "in a control token",
             )
             for (item, i, _), (ids, _) in zip(places, prompts)
             if tokenised[i][0][: len(ids)] != ids
