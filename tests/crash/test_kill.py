@@ -97,7 +97,7 @@ def check(method: str, kills: int, steps: int, model: Path, data: Path, tmp_path
 def test_a_killed_run_goes_on_bit_for_bit(
     model_folder: Callable[[str], Path], chat_file: Callable[[int], Path], tmp_path: Path
 ) -> None:
-    check("lora", 4, 80, model_folder("llama"), chat_file(30), tmp_path)
+    check("lora", 4, 50, model_folder("llama"), chat_file(30), tmp_path)
 
 
 @pytest.mark.slow

@@ -29,6 +29,9 @@ Numbers = tuple[list[str], dict[str, bytes]]
 MakeRecipe = Callable[..., tutelage.Recipe]
 
 
+WHOLE: dict[str, Numbers] = {}
+
+
 class Killed(BaseException):
     """Ends a run without its consent, as a kill does."""
 
@@ -60,6 +63,16 @@ def outcome(spec: tutelage.Recipe) -> Numbers:
     ]
     files = sorted((run / "model").glob("*.safetensors"))
     return numbers, {name: array.tobytes() for file in files for name, array in load_file(file).items()}
+
+
+def whole(recipe: MakeRecipe, **changes: Any) -> Numbers:
+    """The outcome of the run that nothing interrupts, computed once for each set of keys (paths do not count)."""
+    key = json.dumps(changes, sort_keys=True)
+    if key not in WHOLE:
+        spec = recipe("whole", **changes)
+        tutelage.train(spec)
+        WHOLE[key] = outcome(spec)
+    return WHOLE[key]
 
 
 def stopped(spec: tutelage.Recipe, step: int) -> None:
@@ -104,14 +117,13 @@ def assert_sound(spec: tutelage.Recipe, last: int = STEPS) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_interrupted_at_any_step_and_continued_equals_uninterrupted(method: str, recipe: MakeRecipe) -> None:
-    whole, parts = recipe("whole", method=METHODS[method]), recipe("parts", method=METHODS[method])
-    tutelage.train(whole)
+    parts = recipe("parts", method=METHODS[method])
     for step in (1, 2, 6, 8):  # in the middle of an epoch, behind a validation, one before the end
         stopped(parts, step)
     resumed, result = resumed_events(parts)
     assert [event.step for event in resumed] == [8]
     assert result["resumed_from"] == 8
-    expected, got = outcome(whole), outcome(parts)
+    expected, got = whole(recipe, method=METHODS[method]), outcome(parts)
     assert len(expected[0]) == STEPS + 4  # and 4 validations: before the first step, and behind 3, 6 and 9
     assert got[0] == expected[0]
     assert expected[1]
@@ -137,27 +149,27 @@ def lose_manifest(path: Path) -> None:
 def test_a_damaged_checkpoint_is_passed_over_aloud_and_the_one_before_gives_the_same_run(
     damage: Callable[[Path], None], recipe: MakeRecipe
 ) -> None:
-    whole, hurt = recipe("whole"), recipe("hurt")
-    tutelage.train(whole)
+    hurt = recipe("hurt")
     stopped(hurt, 5)
     damage(store(hurt) / "step-00000005")
     (event,), _ = resumed_events(hurt)
     assert event.step == 4
     assert len(event.skipped) == 1
     assert "step-00000005 was passed over" in event.skipped[0]
-    assert outcome(hurt) == outcome(whole)
+    assert outcome(hurt) == whole(recipe)
     assert_sound(hurt)
 
 
 def test_the_last_step_is_saved_again_if_its_checkpoint_was_damaged(recipe: MakeRecipe) -> None:
-    keys: dict[str, Any] = {"data": {**recipe("x").data.model_dump(), "validation": None}}
-    whole, hurt = recipe("whole", **keys), recipe("hurt", **keys)
-    tutelage.train(whole)
+    keys: dict[str, Any] = {
+        "data": {"train": recipe("x").data.train[0].path}
+    }  # no validation, which would save the best
+    hurt = recipe("hurt", **keys)
     killed(hurt, "finished", STEPS)
     flip(store(hurt) / f"step-{STEPS:08d}")
     (event,), _ = resumed_events(hurt)
     assert event.step == STEPS - 1
-    assert outcome(hurt) == outcome(whole)
+    assert outcome(hurt) == whole(recipe, **keys)
     assert_sound(hurt)
 
 
@@ -180,34 +192,31 @@ def readable(path: Path) -> bool:
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_starts_again_aloud(recipe: MakeRecipe) -> None:
-    whole, hurt = recipe("whole"), recipe("hurt")
-    tutelage.train(whole)
+    hurt = recipe("hurt")
     stopped(hurt, 4)
     for path in checkpoint.steps(store(hurt)).values():
         flip(path)
     (event,), _ = resumed_events(hurt)
     assert event.step == 0
     assert len(event.skipped) >= 2
-    assert outcome(hurt) == outcome(whole)
+    assert outcome(hurt) == whole(recipe)
     assert_sound(hurt)
 
 
 def test_killed_before_the_first_checkpoint_it_starts_again_and_logs_each_step_once(recipe: MakeRecipe) -> None:
-    whole, hurt = recipe("whole", save={"every": 100}), recipe("hurt", save={"every": 100})
-    tutelage.train(whole)
+    hurt = recipe("hurt", save={"every": 100})
     killed(hurt, "step", 2)  # before the first validation with a best model, which is saved
     assert not checkpoint.steps(store(hurt))
     tutelage.train(hurt)
-    assert outcome(hurt) == outcome(whole)
+    assert outcome(hurt) == whole(recipe)
 
 
 @pytest.mark.parametrize("event, step", [("step", 6), ("validated", 6), ("saved", 6), ("finished", STEPS)])
 def test_killed_behind_any_event_it_goes_on_to_the_same_end(event: str, step: int, recipe: MakeRecipe) -> None:
-    whole, hurt = recipe("whole", save={"every": 2}), recipe("hurt", save={"every": 2})
-    tutelage.train(whole)
+    hurt = recipe("hurt", save={"every": 2})
     killed(hurt, event, step)
     tutelage.train(hurt)
-    assert outcome(hurt) == outcome(whole)
+    assert outcome(hurt) == whole(recipe)
     assert_sound(hurt)
 
 
@@ -215,13 +224,13 @@ def test_stopped_early_and_killed_before_the_end_it_stops_again_at_once(recipe: 
     keys: dict[str, Any] = {
         "optim": {"steps": 40, "batch_size": 4, "learning_rate": 0.3}, "validate": {"every": 1, "patience": 2},
     }  # fmt: skip
-    whole, hurt = recipe("whole", **keys), recipe("hurt", **keys)
-    result = tutelage.train(whole)
+    calm, hurt = recipe("calm", **keys), recipe("hurt", **keys)
+    result = tutelage.train(calm)
     assert result["reason"] == "early_stopping"
     killed(hurt, "finished", result["steps"])
     again = tutelage.train(hurt)
     assert (again["reason"], again["steps"]) == ("early_stopping", result["steps"])
-    assert outcome(hurt) == outcome(whole)
+    assert outcome(hurt) == outcome(calm)
 
 
 EARLY_BEST: dict[str, Any] = {
@@ -231,13 +240,13 @@ EARLY_BEST: dict[str, Any] = {
 
 
 def test_the_best_checkpoint_survives_rotation_and_an_interruption(recipe: MakeRecipe) -> None:
-    whole, parts = recipe("whole", **EARLY_BEST), recipe("parts", **EARLY_BEST)
-    tutelage.train(whole)
-    manifest = read_json(Path(str(whole.out)) / "manifest.json")
+    calm, parts = recipe("calm", **EARLY_BEST), recipe("parts", **EARLY_BEST)
+    tutelage.train(calm)
+    manifest = read_json(Path(str(calm.out)) / "manifest.json")
     assert manifest["model_step"] == manifest["best_step"] < 6  # or rotation would not be tested
     stopped(parts, 7)
     tutelage.train(parts)
-    assert outcome(parts) == outcome(whole)
+    assert outcome(parts) == outcome(calm)
     assert set(checkpoint.steps(store(parts))) == {manifest["best_step"], 7, 8}
     assert_sound(parts, last=8)
 
@@ -285,8 +294,7 @@ def full_disk() -> Iterator[None]:
 
 
 def test_a_full_disk_costs_checkpoints_and_not_the_run(recipe: MakeRecipe) -> None:
-    whole, hurt = recipe("whole", method="full"), recipe("hurt", method="full")
-    tutelage.train(whole)
+    hurt = recipe("hurt", method="full")
     events: list[Any] = []
     with ExitStack() as disk:
 
@@ -300,17 +308,16 @@ def test_a_full_disk_costs_checkpoints_and_not_the_run(recipe: MakeRecipe) -> No
         tutelage.train(hurt, watch=watch)
     failed = {event.step for event in events if event.event == "saved" and event.error}
     assert failed == {4, 5, 6, 7}
-    assert outcome(hurt) == outcome(whole)
+    assert outcome(hurt) == whole(recipe, method="full")
     assert_sound(hurt)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_full_disk_at_the_end_is_a_sentence_and_the_next_start_finishes(method: str, recipe: MakeRecipe) -> None:
-    rank = {"kind": "lora", "rank": 16}  # more than the disk has room for
-    whole, hurt = (recipe(name, method=rank if method == "lora" else method) for name in ("whole", "hurt"))
-    tutelage.train(whole)
+    spec: Any = {"kind": "lora", "rank": 16} if method == "lora" else "full"  # both are more than there is room for
+    hurt = recipe("hurt", method=spec)
     with ExitStack() as disk, pytest.raises(OutputError, match="the model could not be written"):
         tutelage.train(hurt, watch=lambda event: event.event == "finished" and disk.enter_context(full_disk()))
     assert not (Path(str(hurt.out)) / "model").exists()
     tutelage.train(hurt)
-    assert outcome(hurt) == outcome(whole)
+    assert outcome(hurt) == whole(recipe, method=spec)
