@@ -161,10 +161,10 @@ for number in range(count):
     read, write = os.pipe()
     pid = child(lambda line: os.write(write, b"c") if line.startswith("converting") else None)
     if number % 2:  # any time, or inside the conversion, the hashing and the rename
-        time.sleep(draw.uniform(0, whole))
+        time.sleep(draw.uniform(0, whole / 2))
     else:
         os.read(read, 1)
-        time.sleep(draw.uniform(0, 0.12))
+        time.sleep(draw.uniform(0, 0.03))
     os.kill(pid, signal.SIGKILL)
     killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
     os.close(read), os.close(write)
