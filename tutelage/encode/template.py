@@ -65,8 +65,11 @@ class Template:
     leads: dict[tuple[str, ...], list[str]] = field(default_factory=dict, repr=False, compare=False)  # see _leads
 
     @classmethod
-    def of(cls, tokenizer: Any, *, eos_ids: Sequence[int] = (), text: str | None = None) -> "Template":
+    def of(cls, tokenizer: Any, *, eos_ids: int | Sequence[int] | None = None, text: str | None = None) -> "Template":
         """The template of `tokenizer`, or `text` in its place; `eos_ids` are the model's own stop ids."""
+        eos_ids = (
+            (eos_ids,) if isinstance(eos_ids, int) else tuple(eos_ids or ())
+        )  # generation configs hold any of these
         text = text or tokenizer.chat_template
         if isinstance(text, dict):
             text = text.get("default")

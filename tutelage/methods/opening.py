@@ -67,6 +67,4 @@ def _open(model: Path, adapter: Path | None, tokenizer: Path, name: str) -> Open
         lora.attach(loaded, adapter)
         lora.merge(loaded)
     tokens = load_tokenizer(tokenizer if (tokenizer / "tokenizer.json").is_file() else model)
-    eos = loaded.generation_config.eos_token_id
-    stops = [eos] if isinstance(eos, int) else list(eos or [])
-    return Opened(loaded.eval(), tokens, Template.of(tokens, eos_ids=stops), name)
+    return Opened(loaded.eval(), tokens, Template.of(tokens, eos_ids=loaded.generation_config.eos_token_id), name)

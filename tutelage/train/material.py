@@ -59,8 +59,7 @@ def gather(recipe: Recipe, say: Say, loaded: tuple[Any, Any] | None = None) -> M
     else:
         model, tokenizer = loaded
         fetched = Fetched(Path(model.name_or_path or "."), "memory", weights_sha256(model))
-        eos = model.generation_config.eos_token_id
-        eos_ids = [eos] if isinstance(eos, int) else list(eos or [])
+        eos_ids = model.generation_config.eos_token_id
         template = Template.of(tokenizer, eos_ids=eos_ids, text=read_template(recipe.task.chat_template))
     train = fit(chat.encode(template, recipe.task, prepared.train), recipe.max_tokens, recipe.over_length)
     validation = fit(chat.encode(template, recipe.task, prepared.validation), recipe.max_tokens, recipe.over_length)
