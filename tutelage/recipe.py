@@ -31,6 +31,7 @@ class SourceSpec(Spec):
 
     path: str
     format: str | None = Field(None, description="the data format; detected from the rows where not given")
+    target: str | None = Field(None, description="a file whose line i is the target of line i of `path`")
 
 
 def _source(value: object) -> object:
