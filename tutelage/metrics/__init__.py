@@ -1,0 +1,1 @@
+"""Metrics, one family a file: predictions to statistics, statistics to intervals."""
