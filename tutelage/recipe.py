@@ -12,14 +12,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from tutelage.errors import MissingInputError, Problem, RecipeError
 from tutelage.registry import suggestion
+from tutelage.taskspec import TASKS, ChatSpec, ClassifySpec, ExtractSpec, Seq2SeqSpec, Spec, TagSpec, TextSpec
 
 SECRET_KEY = re.compile(r"(^|_)(token|api_key|key|password|secret)$")
-
-
-class Spec(BaseModel):
-    """The base of every part of a recipe: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
 
 def _listed(value: object) -> object:
@@ -65,16 +60,6 @@ class DataSpec(Spec):
         if not self.train and not self.rows:
             raise ValueError("train: name at least one file or row")
         return self
-
-
-class ChatSpec(Spec):
-    """Task `chat`: train the assistant's turns."""
-
-    kind: Literal["chat"] = "chat"
-    train_on: Literal["all", "last"] = Field("all", description="every assistant turn, or only the last one of a row")
-    system: str | None = Field(None, description="a system prompt for rows that have none")
-    chat_template: str | None = Field(None, description="a Jinja file in place of the model's own template")
-    allow: list[str] = Field(default_factory=list, description="contract checks that may fail, e.g. [one_template]")
 
 
 class LoraSpec(Spec):
@@ -136,7 +121,12 @@ def _kind_only(value: object) -> object:
     return {"kind": value} if isinstance(value, str) else value
 
 
-Task = Annotated[ChatSpec, BeforeValidator(_kind_only)]
+Task = Annotated[
+    Annotated[
+        ChatSpec | ClassifySpec | TagSpec | ExtractSpec | Seq2SeqSpec | TextSpec, Field(discriminator="kind")
+    ],
+    BeforeValidator(_kind_only),
+]
 Method = Annotated[
     Annotated[LoraSpec | FullSpec, Field(discriminator="kind")],
     BeforeValidator(_kind_only),
@@ -263,8 +253,12 @@ ALIASES = {
 }  # fmt: skip
 
 
+# Tags of unions, which pydantic puts into the place of an error and nobody has typed.
+KINDS = {"lora", "full", *TASKS}
+
+
 def _problem(item: dict[str, Any], where: str) -> Problem:
-    location = [str(part) for part in item["loc"] if str(part) not in ("lora", "full")]
+    location = [str(part) for part in item["loc"] if str(part) not in KINDS]
     key = ".".join(part for part in location if not part.startswith(("list[", "constrained", "function-", "json-")))
     if item["type"] == "extra_forbidden":
         known = _keys_beside(item["loc"])
@@ -274,7 +268,9 @@ def _problem(item: dict[str, Any], where: str) -> Problem:
     if item["type"] == "missing":
         return Problem(f"`{key}` is missing", where, fix=f"add `{key}:`")
     if item["type"].startswith("union_tag"):
-        return Problem(f"`{key}.kind` must be lora or full", where, why=f"it is {item.get('ctx', {}).get('tag')!r}")
+        known = sorted(TASKS) if key == "task" else ["full", "lora"]
+        why = f"it is {item.get('ctx', {}).get('tag')!r}"
+        return Problem(f"`{key}.kind` must be one of {', '.join(known)}", where, why=why)
     given = item.get("input")
     shown = f", and is {given!r}" if isinstance(given, str | int | float | bool) or given is None else ""
     return Problem(f"`{key}`: {item['msg'].removeprefix('Value error, ')}{shown}", where)
@@ -282,7 +278,7 @@ def _problem(item: dict[str, Any], where: str) -> Problem:
 
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
     specs: dict[str, type[Spec]] = {
-        "data": DataSpec, "task": ChatSpec, "lora": LoraSpec, "full": FullSpec, "optim": OptimSpec,
+        "data": DataSpec, **TASKS, "lora": LoraSpec, "full": FullSpec, "optim": OptimSpec,
         "save": SaveSpec, "validate": ValidateSpec, "batch": BatchSpec, "train": SourceSpec,
     }  # fmt: skip
     for part in reversed(location[:-1]):

@@ -31,6 +31,8 @@ class Backbone:
     packs: bool
     plain_logits: bool
     notes: tuple[str, ...] = ()
+    shares: bool = True  # whether rows may share a prefix; bidirectional models see what follows it
+    first_position: int = 0  # RoBERTa counts from its padding index
 
     def head_rule(self) -> Head:
         """The head for the loss without logits; reads the weight anew, as training may have replaced it."""
@@ -46,12 +48,14 @@ class Backbone:
         return self._run(self.model, layout, fast).logits[0]  # type: ignore[no-any-return]
 
     def _run(self, module: Any, layout: Layout, fast: bool) -> Any:
+        types = {} if layout.types is None else {"token_type_ids": layout.types[None]}
         if not self.packs:
             if len(layout.segments) != 1:
                 raise RuntimeError("this model cannot keep packed rows apart: give it one row per layout")
-            return module(input_ids=layout.ids[None], use_cache=False)
+            return module(input_ids=layout.ids[None], use_cache=False, **types)
         plan = Plan(layout.segments, fast)
-        return module(input_ids=layout.ids[None], position_ids=layout.positions[None], use_cache=False, plan=plan)
+        positions = layout.positions[None] + self.first_position
+        return module(input_ids=layout.ids[None], position_ids=positions, use_cache=False, plan=plan, **types)
 
 
 def make_backbone(model: Any) -> Backbone:
@@ -93,7 +97,8 @@ def _probe_ids(model: Any, count: int) -> Tensor:
     return torch.arange(count, device=device) * 7919 % vocabulary  # a prime step spreads over the vocabulary
 
 
-def _close(ours: Tensor, theirs: Tensor) -> bool:
+def close(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether two results differ by no more than rounding in their dtype explains."""
     error = (ours.double() - theirs.double()).abs().max() / theirs.double().abs().max().clamp_min(1e-12)
     return bool(error <= TOLERANCE.get(theirs.dtype, 2e-4))
 
@@ -102,7 +107,7 @@ def _head_agrees(backbone: Backbone) -> bool:
     ids = _probe_ids(backbone.model, PROBE_TOKENS)[None]
     theirs = backbone.model(input_ids=ids, use_cache=False).logits[0]
     hidden = backbone.body(input_ids=ids, use_cache=False).last_hidden_state[0]
-    return _close(backbone.head_rule().logits(hidden), theirs)
+    return close(backbone.head_rule().logits(hidden), theirs)
 
 
 def _packs(model: Any) -> bool:
@@ -127,4 +132,4 @@ def _packs(model: Any) -> bool:
         ).last_hidden_state[0]
     except (TypeError, RuntimeError, ValueError):  # an architecture that passes no plan to its attention
         return False
-    return _close(packed[n : 2 * n], alone[0][n:]) and _close(packed[2 * n :], alone[1][n:])
+    return close(packed[n : 2 * n], alone[0][n:]) and close(packed[2 * n :], alone[1][n:])

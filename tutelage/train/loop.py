@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from tutelage.encode.batches import Batches, micro_batches
-from tutelage.encode.layout import make_layout, shared_prefix
+from tutelage.encode.batches import Batches
 from tutelage.encode.types import Encoded, Layout
 from tutelage.engine.backbone import Backbone
 from tutelage.engine.loss import LossSum
@@ -22,6 +21,7 @@ from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import CheckFailedError, OutOfMemoryError, OutputError
 from tutelage.methods.types import Trainable
 from tutelage.recipe import OptimSpec, SaveSpec, ValidateSpec
+from tutelage.tasks.batching import packed
 from tutelage.train import checkpoint
 from tutelage.train.optim import Optimizer, learning_rate
 from tutelage.train.types import BudgetHalved, Event, Finished, Resumed, Saved, Step, Validated
@@ -30,7 +30,8 @@ SAVE_SECONDS = 300.0  # without save.every: what a kill may cost at most
 MIN_BUDGET = 16  # tokens; below this memory is not what is missing
 
 T = TypeVar("T")
-LossOf = Callable[[Backbone, Layout], LossSum]
+LossOf = Callable[[Any, Layout], LossSum]
+LayoutsOf = Callable[[Sequence[Encoded], ExecutionPlan], list[Layout]]
 
 
 @dataclass
@@ -49,6 +50,7 @@ class TrainState:
     plan: ExecutionPlan
     seed: int
     store: Path
+    layouts_of: LayoutsOf = packed
     step: int = 0
     best_step: int | None = None
     best_loss: float = math.inf
@@ -132,16 +134,6 @@ def save_due(state: TrainState, last_save: float) -> bool:
     return time.monotonic() - last_save > SAVE_SECONDS
 
 
-def layouts(rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Layout]:
-    """The rows as micro-batches of at most the plan's budget; rows alone where the model cannot pack."""
-    if not plan.packed:
-        return [make_layout([row], share_prefix=False, device=plan.device) for row in rows]
-    prefix = shared_prefix(rows) if plan.share_prefix else 0
-    lengths = [len(row.ids) - prefix for row in rows]
-    groups = micro_batches(range(len(rows)), lengths, max(plan.tokens - prefix, 1))
-    return [make_layout([rows[i] for i in g], share_prefix=plan.share_prefix, device=plan.device) for g in groups]
-
-
 def one_step(state: TrainState) -> Iterator[Event]:
     """One optimiser step."""
     start = time.perf_counter()
@@ -166,7 +158,7 @@ def one_step(state: TrainState) -> Iterator[Event]:
 def fitting(state: TrainState, rows: Sequence[Encoded], work: Callable[[list[Layout]], T]) -> Generator[Event, None, T]:
     """What `work` returns for the rows as micro-batches. Out of memory: the budget is halved, and all of it done again."""
     while True:
-        packs = layouts(rows, state.plan)
+        packs = state.layouts_of(rows, state.plan)
         try:
             return work(packs)
         except (MemoryError, RuntimeError) as error:

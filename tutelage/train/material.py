@@ -10,18 +10,18 @@ import torch
 
 from tutelage.data.prepare import prepare
 from tutelage.data.types import Dropped, Prepared
-from tutelage.encode.contract import Contract, Fitted, examine, fit
-from tutelage.encode.preview import examples
+from tutelage.encode.contract import Contract, Fitted
 from tutelage.encode.template import Template
-from tutelage.errors import DataError, MissingInputError
+from tutelage.errors import DataError, ModelError
 from tutelage.models.fetch import fetch
-from tutelage.models.load import load_tokenizer
+from tutelage.models.load import family_of, load_tokenizer
 from tutelage.models.ref import parse_ref
-from tutelage.models.safety import check_folder
+from tutelage.models.safety import check_folder, read_object
 from tutelage.models.types import Fetched
 from tutelage.recipe import Recipe
 from tutelage.runs import read_json
-from tutelage.tasks import chat
+from tutelage.tasks import TASKS, Bound, Opening
+from tutelage.tasks.chat import read_template
 
 Say = Callable[[str], None]
 
@@ -32,11 +32,18 @@ class Material:
 
     prepared: Prepared
     fetched: Fetched
-    template: Template
+    task: Bound
     train: Fitted
     validation: Fitted
     contract: Contract
     loaded: Any = None  # a model that the caller has loaded already; it is trained in place
+
+    @property
+    def template(self) -> Template:
+        """The chat template, for tasks that have one."""
+        if self.task.template is None:
+            raise ModelError("this task has no chat template")
+        return self.task.template
 
     @property
     def dropped(self) -> tuple[Dropped, ...]:
@@ -45,46 +52,52 @@ class Material:
 
     def contract_json(self, first: int = 2) -> dict[str, Any]:
         """The contract with its coloured examples, as contract.json holds it."""
-        return {**self.contract.as_json(), "examples": examples(self.template, self.train.rows, first)}
+        return {**self.contract.as_json(), "examples": self.task.examples(self.train, first)}
 
 
 def gather(recipe: Recipe, say: Say, loaded: tuple[Any, Any] | None = None) -> Material:
     """Read, check and encode what `recipe` names; every problem of a stage is raised before the next one starts."""
-    prepared = prepare(recipe.data, seed=recipe.seed)
+    task = TASKS.get(recipe.task.kind)
+    prepared = prepare(recipe.data, seed=recipe.seed, accepts=task.accepts(recipe.task))
     for file, name in prepared.formats.items():
         say(f"data: {file} is {name}")
     if loaded is None:
         fetched = fetch(parse_ref(recipe.model), say=say)
-        template = open_template(fetched.path, recipe.task.chat_template)
+        opening = opening_of(fetched.path, recipe, prepared)
     else:
         model, tokenizer = loaded
         fetched = Fetched(Path(model.name_or_path or "."), "memory", weights_sha256(model))
-        eos_ids = model.generation_config.eos_token_id
-        template = Template.of(tokenizer, eos_ids=eos_ids, text=read_template(recipe.task.chat_template))
-    train = fit(chat.encode(template, recipe.task, prepared.train), recipe.max_tokens, recipe.over_length)
-    validation = fit(chat.encode(template, recipe.task, prepared.validation), recipe.max_tokens, recipe.over_length)
+        opening = _opening(tokenizer, model.config.to_dict(), as_ids(model.generation_config.eos_token_id), recipe, prepared)
+    bound = task.open(recipe.task, opening)
+    train, validation = bound.fit(prepared.train), bound.fit(prepared.validation)
     if not train.rows:
         raise DataError(
             f"no training row fits into {recipe.max_tokens} tokens", where="max_tokens",
             why=f"{train.over_length} rows are longer", fix="raise max_tokens, or set over_length: truncate",
         )  # fmt: skip
-    contract = examine(template, [chat.with_system(row, recipe.task.system) for row in prepared.train], train)
-    return Material(prepared, fetched, template, train, validation, contract, loaded[0] if loaded else None)
+    contract = bound.contract(prepared.train, train)
+    return Material(prepared, fetched, bound, train, validation, contract, loaded[0] if loaded else None)
+
+
+def opening_of(model: Path, recipe: Recipe, prepared: Prepared) -> Opening:
+    """What a task is bound to, from a model folder."""
+    check_folder(model)
+    return _opening(load_tokenizer(model), read_object(model / "config.json"), stop_ids_of(model), recipe, prepared)
+
+
+def _opening(
+    tokenizer: Any, config: dict[str, Any], eos_ids: Sequence[int], recipe: Recipe, prepared: Prepared
+) -> Opening:
+    return Opening(
+        tokenizer, config, family_of(config), recipe.max_tokens, recipe.over_length, prepared.train,
+        (*prepared.validation, *prepared.test), tuple(eos_ids),
+    )  # fmt: skip
 
 
 def open_template(model: Path, chat_template: str | None = None) -> Template:
     """The tokenizer of a model folder with its chat template, or with the Jinja file `chat_template`."""
     check_folder(model)
     return Template.of(load_tokenizer(model), eos_ids=stop_ids_of(model), text=read_template(chat_template))
-
-
-def read_template(file: str | None) -> str | None:
-    """The text of a recipe's Jinja file, if it names one."""
-    if file is None:
-        return None
-    if not Path(file).is_file():
-        raise MissingInputError("there is no such chat template", where="task.chat_template", why=file)
-    return Path(file).read_text(encoding="utf-8")
 
 
 def weights_sha256(model: Any) -> str:
@@ -98,5 +111,9 @@ def weights_sha256(model: Any) -> str:
 def stop_ids_of(model: Path) -> Sequence[int]:
     """The end-of-sequence ids in generation_config.json."""
     path = model / "generation_config.json"
-    ids = read_json(path).get("eos_token_id") if path.is_file() else None
+    return as_ids(read_json(path).get("eos_token_id") if path.is_file() else None)
+
+
+def as_ids(ids: Any) -> list[int]:
+    """The ids that a generation config names: one, several or none."""
     return [ids] if isinstance(ids, int) else [i for i in ids or [] if isinstance(i, int)]

@@ -4,20 +4,20 @@ import hashlib
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tutelage.engine.backbone import Backbone, make_backbone
+from tutelage.engine.backbone import Backbone
 from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.precision import ExecutionPlan, choose_precision, device_name
 from tutelage.errors import RecipeError
 from tutelage.methods import METHODS
 from tutelage.methods.adapter_file import WEIGHTS, read_adapter
-from tutelage.models.load import load_model
+from tutelage.models.load import load_model, load_with_head
 from tutelage.recipe import Recipe
-from tutelage.tasks import chat
 from tutelage.train.loop import TrainState
 from tutelage.train.material import Material
 from tutelage.train.optim import Optimizer
@@ -56,19 +56,27 @@ def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: 
     """The run at step 0: model loaded, method prepared, optimiser made. Deterministic given recipe, data and plan."""
     torch.set_num_threads(plan.threads)
     torch.manual_seed(recipe.seed)
-    model = material.loaded or load_model(material.fetched.path, dtype=plan.dtype)
+    model = material.loaded or load_for(material, plan.dtype)
     model = model.to(
         device=plan.device, dtype=plan.dtype
     ).eval()  # dropout of the pre-trained model stays off: packing has none
-    backbone = make_backbone(model)
+    backbone = material.task.backbone(model)
     trainable = METHODS.get(recipe.method.kind).prepare(model, recipe.method, seed=recipe.seed)
     set_training(model)
     return TrainState(
         backbone=backbone, trainable=trainable, optimizer=Optimizer(trainable.parameters, recipe.optim),
-        loss_of=chat.loss, train_rows=material.train.rows, validation_rows=material.validation.rows,
+        loss_of=material.task.loss, layouts_of=material.task.layouts, train_rows=material.train.rows, validation_rows=material.validation.rows,
         optim=recipe.optim, saving=recipe.save, validating=recipe.validate_,
         plan=_supported(plan, backbone), seed=recipe.seed, store=store,
     )  # fmt: skip
+
+
+def load_for(material: Material, dtype: torch.dtype) -> Any:
+    """The model with the head that the task needs."""
+    head = material.task.head
+    if head.kind == "causal":
+        return load_model(material.fetched.path, dtype=dtype)
+    return load_with_head(material.fetched.path, head, dtype=dtype)
 
 
 def set_training(model: Any, on: bool = True) -> None:
@@ -79,8 +87,10 @@ def set_training(model: Any, on: bool = True) -> None:
 
 
 def _supported(plan: ExecutionPlan, backbone: Backbone) -> ExecutionPlan:
-    if backbone.packs:
+    if backbone.packs and backbone.shares:
         return plan
+    if backbone.packs:
+        return replace(plan, share_prefix=False)
     return ExecutionPlan(**{**plan.as_json(), "packed": False, "share_prefix": False})  # type: ignore[arg-type]
 
 
@@ -92,6 +102,8 @@ def identity(recipe: Recipe, material: Material) -> dict[str, Any]:
     encoded = hashlib.sha256()
     for row in (*material.train.rows, *material.validation.rows):
         encoded.update(row.ids.tobytes() + row.weights.tobytes())
+        if row.targets is not None:
+            encoded.update(row.targets.labels.tobytes() + row.targets.weights.tobytes())
     return {
         "recipe": values,
         "data": {"content": material.prepared.fingerprint, "tokens": encoded.hexdigest()},
