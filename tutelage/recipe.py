@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tutelage.errors import MissingInputError, Problem, RecipeError
 from tutelage.registry import suggestion
@@ -122,9 +122,7 @@ def _kind_only(value: object) -> object:
 
 
 Task = Annotated[
-    Annotated[
-        ChatSpec | ClassifySpec | TagSpec | ExtractSpec | Seq2SeqSpec | TextSpec, Field(discriminator="kind")
-    ],
+    Annotated[ChatSpec | ClassifySpec | TagSpec | ExtractSpec | Seq2SeqSpec | TextSpec, Field(discriminator="kind")],
     BeforeValidator(_kind_only),
 ]
 Method = Annotated[

@@ -32,7 +32,9 @@ class ClassifySpec(Spec):
     class_weights: Literal["balanced"] | dict[str, float] | None = Field(
         None, description="loss weight per label; balanced: inverse to how often it occurs"
     )
-    thresholds: float | dict[str, float] = Field(0.5, description="multi_label: the probability from which a label holds")
+    thresholds: float | dict[str, float] = Field(
+        0.5, description="multi_label: the probability from which a label holds"
+    )
     verbalised: bool = Field(False, description="a causal model writes the label's name; no new head")
     instruction: str | None = Field(None, description="verbalised: the prompt, with {text} and optionally {labels}")
     chat_template: str | None = Field(None, description="verbalised: a Jinja file in place of the model's own template")

@@ -123,7 +123,9 @@ def test_a_task_that_reads_other_rows_is_named(tmp_path: Path) -> None:
 def test_equal_texts_never_straddle_a_split(tmp_path: Path) -> None:
     lines = "".join(f"text {i % 20},{i % 3}\n" for i in range(100))
     prepared = prepare(
-        DataSpec(train=[str(write(tmp_path / "a.csv", "text,label\n" + lines))], validation=0.3), seed=0, accepts=(Labelled,)
+        DataSpec(train=[str(write(tmp_path / "a.csv", "text,label\n" + lines))], validation=0.3),
+        seed=0,
+        accepts=(Labelled,),
     )
     train, held = ({row.text for row in part} for part in (prepared.train, prepared.validation))
     assert train

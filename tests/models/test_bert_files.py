@@ -23,7 +23,9 @@ def parts(tmp_path: Path) -> tuple[Path, Path]:
         max_position_embeddings=40,
     )  # fmt: skip
     weights, vocabulary = tmp_path / "weights.safetensors", tmp_path / "vocab.txt"
-    save_file({k: v.contiguous() for k, v in BertModel(config).state_dict().items()}, weights, metadata={"format": "pt"})
+    save_file(
+        {k: v.contiguous() for k, v in BertModel(config).state_dict().items()}, weights, metadata={"format": "pt"}
+    )
     vocabulary.write_text("\n".join(TOKENS) + "\n", encoding="utf-8")
     return weights, vocabulary
 
@@ -39,9 +41,7 @@ def test_the_sizes_come_from_the_shapes(parts: tuple[Path, Path], tmp_path: Path
     assert model.config.num_attention_heads == 2
     tokenizer = load_tokenizer(folder)
     ids = tokenizer("Why is the SKY blueish?")["input_ids"]
-    assert tokenizer.convert_ids_to_tokens(ids) == (
-        ["[CLS]", "why", "is", "the", "sky", "blue", "##ish", "?", "[SEP]"]
-    )
+    assert tokenizer.convert_ids_to_tokens(ids) == (["[CLS]", "why", "is", "the", "sky", "blue", "##ish", "?", "[SEP]"])
 
 
 def test_pairs_have_types() -> None:

@@ -126,11 +126,15 @@ class Question:
         found = []
         for text, start in self.answers:
             if not text.strip():
-                found.append(Problem("an answer is blank", str(self.at), fix="leave `answers` empty where there is none"))
+                found.append(
+                    Problem("an answer is blank", str(self.at), fix="leave `answers` empty where there is none")
+                )
             elif start < 0 or self.context[start : start + len(text)] != text:
                 place = self.context.find(text)
                 why = f"its context has {self.context[max(start, 0) : max(start, 0) + len(text)]!r} there"
-                fix = f"`answer_start` should be {place}" if place >= 0 else "the answer must be copied from the context"
+                fix = (
+                    f"`answer_start` should be {place}" if place >= 0 else "the answer must be copied from the context"
+                )
                 what = f"the answer {text[:60]!r} does not stand at character {start} of its context"
                 found.append(Problem(what, str(self.at), why, fix))
         return found
@@ -161,7 +165,9 @@ class Pair:
         blank = [index for index, target in enumerate(self.targets) if not target.strip()]
         if not self.targets or blank:
             which = f"target {blank[0] + 1}" if len(self.targets) > 1 else "the target"
-            return [Problem(f"{which} of this row is empty", str(self.at), "there is nothing to write", "remove the row")]
+            return [
+                Problem(f"{which} of this row is empty", str(self.at), "there is nothing to write", "remove the row")
+            ]
         return []
 
     def drop(self) -> Dropped | None:

@@ -57,7 +57,9 @@ def make_layout(rows: Sequence[Encoded], *, share_prefix: bool, device: str = "c
         labels=_tensor(labels, np.int64 if labels[0].dtype.kind == "i" else np.float32, device),
         weights=_tensor(weights, np.float32, device),
         tokens=sum(len(row.ids) for row in rows),
-        types=None if rows[0].types is None else _tensor([row.types for row in rows if row.types is not None], np.int64, device),
+        types=None
+        if rows[0].types is None
+        else _tensor([row.types for row in rows if row.types is not None], np.int64, device),
     )
 
 

@@ -19,7 +19,16 @@ from tutelage.encode.template import ROLES
 from tutelage.encode.types import Encoded, Targets
 
 TEMPLATE, USER = ROLES.index("template"), ROLES.index("user")
-OFFSET_FAMILIES = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "xmod", "roberta-prelayernorm")
+OFFSET_FAMILIES = (
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "mpnet",
+    "longformer",
+    "xmod",
+    "roberta-prelayernorm",
+)
 Text = tuple[str] | tuple[str, str]
 
 
@@ -40,15 +49,44 @@ class Tokens:
         backend.no_padding()
         backend.no_truncation()
         backend.encode_special_tokens = True
-        return cls(tokenizer, backend, (config.get("type_vocab_size") or 0) > 1, min(max_tokens, context(config)), causal)
+        return cls(
+            tokenizer, backend, (config.get("type_vocab_size") or 0) > 1, min(max_tokens, context(config)), causal
+        )
 
     def encode(self, texts: Sequence[Text]) -> list[Encoding]:
         """Each text, or pair of texts, with the special tokens that the model expects around it."""
         return list(self.backend.encode_batch([t[0] if len(t) == 1 else t for t in map(self.joined, texts)]))
 
+    @property
+    def spaced(self) -> bool:
+        """Whether the tokenizer writes the space before a word into the word's own token."""
+        return (
+            self.backend.encode("a", add_special_tokens=False).ids
+            != self.backend.encode(" a", add_special_tokens=False).ids
+        )
+
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The special tokens before and behind a text."""
+        encoding = self.backend.encode("a")
+        special = np.asarray(encoding.special_tokens_mask, dtype=bool)
+        text = np.flatnonzero(~special)
+        return encoding.ids[: text[0]], encoding.ids[text[-1] + 1 :]
+
+    def pair_frame(self) -> tuple[list[int], list[int], list[int]]:
+        """The special tokens before the first text of a pair, between the two, and behind the second."""
+        lead, behind = self.frame()
+        encoding = self.backend.encode("a", "a")
+        special = np.flatnonzero(np.asarray(encoding.special_tokens_mask, dtype=bool)).tolist()
+        inner = [encoding.ids[i] for i in special[len(lead) : len(special) - len(behind)]]
+        if not inner:  # a decoder's tokenizer puts nothing between: a blank line does
+            inner = self.backend.encode("\n\n", add_special_tokens=False).ids
+        return lead, inner, behind
+
     def joined(self, text: Text) -> Text:
         """A pair as one text where the tokenizer puts nothing between two."""
-        if len(text) == 1 or self.backend.num_special_tokens_to_add(True) > self.backend.num_special_tokens_to_add(False):
+        if len(text) == 1 or self.backend.num_special_tokens_to_add(True) > self.backend.num_special_tokens_to_add(
+            False
+        ):
             return text
         return (f"{text[0]}\n\n{text[1]}",)
 

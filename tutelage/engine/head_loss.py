@@ -1,6 +1,5 @@
 """Losses of heads with few outputs: scores [M, C] are held whole. Each is a weighted sum over targets, in nats or squares."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -36,4 +35,4 @@ def ranked(scores: Tensor, weights: Tensor) -> LossSum:
     The first weight of a pair is the pair's, the second one is zero.
     """
     gaps = scores[::2, 0] - scores[1::2, 0]
-    return _sum(-functional.logsigmoid(gaps), weights[::2], torch.cat((gaps > 0, gaps > 0)))
+    return _sum(-functional.logsigmoid(gaps), weights[::2], gaps > 0)

@@ -141,7 +141,12 @@ def _first_position(model: Any, rows: list[Tensor], hidden: list[Tensor]) -> int
             packed = model.base_model(
                 input_ids=torch.cat(rows)[None], position_ids=positions[None] + first, use_cache=False, plan=plan
             ).last_hidden_state[0]
-        except (TypeError, RuntimeError, ValueError, IndexError):  # passes no plan to its attention, or has no such place
+        except (
+            TypeError,
+            RuntimeError,
+            ValueError,
+            IndexError,
+        ):  # passes no plan to its attention, or has no such place
             continue
         if close(packed[:a], hidden[0]) and close(packed[a:], hidden[1]):
             return first

@@ -28,7 +28,9 @@ def answer_messages(
     """The model's greedy answer to a conversation, and why it ended."""
     answered: list[int] = []
     reason = yield_into(
-        stream(model, template.prompt(messages), sampling=Sampling(), stop_ids=template.stop_ids, max_tokens=max_tokens),
+        stream(
+            model, template.prompt(messages), sampling=Sampling(), stop_ids=template.stop_ids, max_tokens=max_tokens
+        ),
         answered,
     )
     return str(template.tokenizer.decode(answered, skip_special_tokens=True)).strip(), reason

@@ -50,7 +50,9 @@ class Lora:
             tensors[f"{PREFIX}{name}.lora_B.weight"] = layer.b.detach().cpu().contiguous()
         heads = fresh_modules(model)
         tensors |= {
-            f"{PREFIX}{name}": p.detach().cpu().contiguous() for name, p in model.named_parameters() if is_inside(name, heads)
+            f"{PREFIX}{name}": p.detach().cpu().contiguous()
+            for name, p in model.named_parameters()
+            if is_inside(name, heads)
         }
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         first = next(iter(layers.values()))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,9 +29,7 @@ def packed(rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Layout]:
     ]
 
 
-def per_row(
-    rows: Sequence[Encoded], plan: ExecutionPlan, compute: Callable[[Layout], Tensor]
-) -> list[Tensor]:
+def per_row(rows: Sequence[Encoded], plan: ExecutionPlan, compute: Callable[[Layout], Tensor]) -> list[Tensor]:
     """`compute(layout)` gives a value per target ([M, ...]); here they are for each row, in the rows' order."""
     results: dict[int, Tensor] = {}
     with torch.no_grad():
@@ -41,3 +40,12 @@ def per_row(
             counts = [len(scored(row)[0]) for row in chosen]
             results |= dict(zip(group, values.split(counts)))
     return [results[i] for i in range(len(rows))]
+
+
+def varied(task: object, row: Encoded, seed: int, epoch: int, number: int) -> Encoded:
+    """The row as epoch `epoch` sees it: a pure function of seed, epoch and row number, for tasks that vary theirs."""
+    vary = getattr(task, "vary", None)
+    if vary is None:
+        return row
+    changed: Encoded = vary(row, np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[number, 0, 0, 1])))
+    return changed

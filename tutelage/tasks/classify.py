@@ -80,12 +80,16 @@ def _check_spec(spec: ClassifySpec) -> None:
     problems = []
     if spec.num_labels == 1 and (spec.multi_label or spec.labels or spec.verbalised or spec.class_weights):
         why = "with one output there are no label names"
-        problems.append(Problem("`num_labels: 1` excludes labels, multi_label, verbalised and class_weights", "task", why))
+        problems.append(
+            Problem("`num_labels: 1` excludes labels, multi_label, verbalised and class_weights", "task", why)
+        )
     if spec.verbalised and spec.multi_label:
         problems.append(Problem("`verbalised` writes one label", "task.multi_label", fix="multi_label: false"))
     if isinstance(spec.thresholds, dict) and spec.labels is not None:
         unknown = sorted(set(spec.thresholds) - set(spec.labels))
-        problems += [Problem(f"`task.thresholds` names an unknown label `{name}`", "task.thresholds") for name in unknown]
+        problems += [
+            Problem(f"`task.thresholds` names an unknown label `{name}`", "task.thresholds") for name in unknown
+        ]
     if problems:
         raise RecipeError(problems)
 
@@ -95,7 +99,9 @@ def _check_counts(rows: Sequence[Labelled], spec: ClassifySpec) -> None:
     for row in rows:
         if spec.num_labels == 1 and score_of(row) is None:
             given = ", ".join(row.labels) or "nothing"
-            problems.append(Problem("the score of this row is no number", str(row.at), f"it is {given}", "write a number"))
+            problems.append(
+                Problem("the score of this row is no number", str(row.at), f"it is {given}", "write a number")
+            )
         elif spec.num_labels != 1 and not spec.multi_label and len(row.labels) != 1:
             why = f"it has {len(row.labels)}: {', '.join(row.labels)}" if row.labels else "it has none"
             problems.append(Problem("this row needs one label", str(row.at), why, "or set task.multi_label: true"))
@@ -192,7 +198,8 @@ class HeadClassifier:
     def _pair_row(self, both: Sequence[Any], at: At, cut: bool) -> Encoded:
         lengths = [len(encoding.ids) for encoding in both]
         halves = [
-            self.tokens.row(e, at, targets_of([self._place(n)], np.zeros(1, np.int64), [1.0])) for e, n in zip(both, lengths)
+            self.tokens.row(e, at, targets_of([self._place(n)], np.zeros(1, np.int64), [1.0]))
+            for e, n in zip(both, lengths)
         ]
         sources = [self._place(lengths[0]), lengths[0] + self._place(lengths[1])]
         join = np.concatenate
@@ -267,7 +274,9 @@ class HeadClassifier:
             found = tuple(name for name, chance in chances.items() if chance >= self._threshold(name))
             return Prediction(row.at, text, tuple(sorted(row.labels)), found, chances)
         chances = dict(zip(self.names, torch.softmax(scores[0], -1).tolist()))
-        return Prediction(row.at, text, row.labels[0] if row.labels else "", max(chances, key=chances.__getitem__), chances)
+        return Prediction(
+            row.at, text, row.labels[0] if row.labels else "", max(chances, key=chances.__getitem__), chances
+        )
 
     def _threshold(self, name: str) -> float:
         given = self.spec.thresholds

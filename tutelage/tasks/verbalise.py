@@ -35,7 +35,9 @@ def open_verbalised(spec: ClassifySpec, opening: Opening) -> "VerbalClassifier":
     """The task for a causal model with a chat template."""
     require_family("classify with `verbalised`", opening, "decoder")
     if spec.instruction is not None and "{text}" not in spec.instruction:
-        raise RecipeError("`task.instruction` has no place for the text", where="task.instruction", fix="write {text} in it")
+        raise RecipeError(
+            "`task.instruction` has no place for the text", where="task.instruction", fix="write {text} in it"
+        )
     chat = open_chat(ChatSpec(chat_template=spec.chat_template, allow=spec.allow), opening)
     return VerbalClassifier(spec, chat)
 
@@ -70,7 +72,9 @@ class VerbalClassifier:
     def conversation(self, row: Labelled, label: str) -> Conversation:
         """The instruction, and `label` as its answer; a class weight is the turn's weight."""
         text = row.text if row.second is None else f"{row.text}\n\n{row.second}"
-        asked = (self.spec.instruction or INSTRUCTION).replace("{labels}", ", ".join(self.names)).replace("{text}", text)
+        asked = (
+            (self.spec.instruction or INSTRUCTION).replace("{labels}", ", ".join(self.names)).replace("{text}", text)
+        )
         given = self.spec.class_weights
         weight = given[label] if isinstance(given, dict) and given[label] != 1.0 else None
         return Conversation((Message("user", asked), Message("assistant", label, weight)), row.at)

@@ -31,7 +31,13 @@ MIN_BUDGET = 16  # tokens; below this memory is not what is missing
 
 T = TypeVar("T")
 LossOf = Callable[[Any, Layout], LossSum]
-LayoutsOf = Callable[[Sequence[Encoded], ExecutionPlan], list[Layout]]
+Vary = Callable[[Encoded, int, int, int], Encoded]  # row, seed, epoch, row number
+LayoutsOf = Callable[[Sequence[Encoded], ExecutionPlan], list[Any]]
+
+
+def unchanged(row: Encoded, seed: int, epoch: int, number: int) -> Encoded:
+    """Rows are the same in every epoch; masked words are not."""
+    return row
 
 
 @dataclass
@@ -51,6 +57,7 @@ class TrainState:
     seed: int
     store: Path
     layouts_of: LayoutsOf = packed
+    vary: Vary = unchanged
     step: int = 0
     best_step: int | None = None
     best_loss: float = math.inf
@@ -137,7 +144,8 @@ def save_due(state: TrainState, last_save: float) -> bool:
 def one_step(state: TrainState) -> Iterator[Event]:
     """One optimiser step."""
     start = time.perf_counter()
-    rows = [state.train_rows[i] for i in state.batches.of_step(state.step)]
+    epoch = state.step // state.batches.per_epoch
+    rows = [state.vary(state.train_rows[i], state.seed, epoch, int(i)) for i in state.batches.of_step(state.step)]
     loss, targets, tokens = yield from fitting(state, rows, lambda packs: accumulate(state, packs))
     if not math.isfinite(loss):
         raise CheckFailedError(
@@ -155,7 +163,7 @@ def one_step(state: TrainState) -> Iterator[Event]:
     yield Step(state.step, epoch, loss, rate, norm, targets, tokens, tokens / seconds, seconds, state.total_steps)
 
 
-def fitting(state: TrainState, rows: Sequence[Encoded], work: Callable[[list[Layout]], T]) -> Generator[Event, None, T]:
+def fitting(state: TrainState, rows: Sequence[Encoded], work: Callable[[list[Any]], T]) -> Generator[Event, None, T]:
     """What `work` returns for the rows as micro-batches. Out of memory: the budget is halved, and all of it done again."""
     while True:
         packs = state.layouts_of(rows, state.plan)
@@ -174,7 +182,7 @@ def fitting(state: TrainState, rows: Sequence[Encoded], work: Callable[[list[Lay
         yield BudgetHalved(state.step + 1, state.plan.tokens)
 
 
-def accumulate(state: TrainState, packs: Sequence[Layout]) -> tuple[float, int, int]:
+def accumulate(state: TrainState, packs: Sequence[Any]) -> tuple[float, int, int]:
     """Gradients of (weighted sum of losses) / (total weight of the step); that loss, its targets, and the rows' tokens."""
     weight = math.fsum(float(pack.weights.double().sum()) for pack in packs)
     value = 0.0
@@ -183,7 +191,12 @@ def accumulate(state: TrainState, packs: Sequence[Layout]) -> tuple[float, int, 
         result = state.loss_of(state.backbone, pack)
         (result.total / weight).backward()  # type: ignore[no-untyped-call]
         value += result.value
-    return value / weight, sum(len(pack.labels) for pack in packs), sum(pack.tokens for pack in packs)
+    return value / weight, sum(scored_targets(pack) for pack in packs), sum(pack.tokens for pack in packs)
+
+
+def scored_targets(pack: Any) -> int:
+    """How many of a micro-batch's targets have a weight."""
+    return int((pack.weights != 0).sum())
 
 
 def draw_seed(seed: int, step: int, micro_batch: int) -> int:
@@ -216,13 +229,13 @@ def validate(state: TrainState) -> Generator[Event, None, Validated]:
     return Validated(state.step, loss, math.exp(min(loss, 700)), correct / targets, targets, len(rows), best, seconds)
 
 
-def score(state: TrainState, packs: Sequence[Layout]) -> tuple[float, float, int, int]:
+def score(state: TrainState, packs: Sequence[Any]) -> tuple[float, float, int, int]:
     """Sums over the targets of `packs`: weighted loss, weight, right first choices, targets."""
     with torch.no_grad():
         results = [state.loss_of(state.backbone, pack) for pack in packs]
     return (
         math.fsum(result.value for result in results), math.fsum(float(pack.weights.double().sum()) for pack in packs),
-        sum(result.correct for result in results), sum(len(pack.labels) for pack in packs),
+        sum(result.correct for result in results), sum(scored_targets(pack) for pack in packs),
     )  # fmt: skip
 
 

@@ -67,7 +67,9 @@ def gather(recipe: Recipe, say: Say, loaded: tuple[Any, Any] | None = None) -> M
     else:
         model, tokenizer = loaded
         fetched = Fetched(Path(model.name_or_path or "."), "memory", weights_sha256(model))
-        opening = _opening(tokenizer, model.config.to_dict(), as_ids(model.generation_config.eos_token_id), recipe, prepared)
+        opening = _opening(
+            tokenizer, model.config.to_dict(), as_ids(model.generation_config.eos_token_id), recipe, prepared
+        )
     bound = task.open(recipe.task, opening)
     train, validation = bound.fit(prepared.train), bound.fit(prepared.validation)
     if not train.rows:

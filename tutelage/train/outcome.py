@@ -31,6 +31,8 @@ def write_model(folder: Path, recipe: Recipe, material: Material, state: TrainSt
         METHODS.get(recipe.method.kind).save(
             state.backbone.model, recipe.method, temporary, base=base_name(recipe, material)
         )
+        if material.task.head.kind == "seq2seq":  # an adapter folder has none otherwise
+            state.backbone.model.generation_config.save_pretrained(temporary)
         tokenizer = material.task.tokenizer
         if material.task.template is not None:
             tokenizer.chat_template = material.task.template.text

@@ -1,5 +1,6 @@
 """From a recipe and its material to a run in memory; and what makes two runs the same run."""
 
+import functools
 import hashlib
 import json
 import math
@@ -18,6 +19,7 @@ from tutelage.methods import METHODS
 from tutelage.methods.adapter_file import WEIGHTS, read_adapter
 from tutelage.models.load import load_model, load_with_head
 from tutelage.recipe import Recipe
+from tutelage.tasks.batching import varied
 from tutelage.train.loop import TrainState
 from tutelage.train.material import Material
 from tutelage.train.optim import Optimizer
@@ -65,7 +67,8 @@ def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: 
     set_training(model)
     return TrainState(
         backbone=backbone, trainable=trainable, optimizer=Optimizer(trainable.parameters, recipe.optim),
-        loss_of=material.task.loss, layouts_of=material.task.layouts, train_rows=material.train.rows, validation_rows=material.validation.rows,
+        loss_of=material.task.loss, layouts_of=material.task.layouts,
+        vary=functools.partial(varied, material.task), train_rows=material.train.rows, validation_rows=material.validation.rows,
         optim=recipe.optim, saving=recipe.save, validating=recipe.validate_,
         plan=_supported(plan, backbone), seed=recipe.seed, store=store,
     )  # fmt: skip
@@ -104,6 +107,8 @@ def identity(recipe: Recipe, material: Material) -> dict[str, Any]:
         encoded.update(row.ids.tobytes() + row.weights.tobytes())
         if row.targets is not None:
             encoded.update(row.targets.labels.tobytes() + row.targets.weights.tobytes())
+        if row.source is not None:
+            encoded.update(row.source.tobytes())
     return {
         "recipe": values,
         "data": {"content": material.prepared.fingerprint, "tokens": encoded.hexdigest()},

@@ -1,7 +1,18 @@
 """The data formats, by name. A new one is one file here and one line below."""
 
 from tutelage.data.formats import (
-    alpaca, dolly, entities, gpt4all, labelled, messages, pairs, plain, preference, prompt_completion, sharegpt, squad,
+    alpaca,
+    dolly,
+    entities,
+    gpt4all,
+    labelled,
+    messages,
+    pairs,
+    plain,
+    preference,
+    prompt_completion,
+    sharegpt,
+    squad,
     tagged,
 )  # fmt: skip
 from tutelage.data.formats.format import Format, RowError

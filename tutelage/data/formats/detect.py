@@ -45,7 +45,10 @@ def detect(rows: Sequence[tuple[At, RowDict]]) -> Format:
 # What rows of a kind are, and how they are trained on.
 KINDS: dict[type, tuple[str, str]] = {
     Conversation: ("questions with answers to learn", "task: chat"),
-    Labelled: ("texts with a label", "task: classify (or write rows of `prompt` and `response`, with the label in words)"),
+    Labelled: (
+        "texts with a label",
+        "task: classify (or write rows of `prompt` and `response`, with the label in words)",
+    ),
     Preference: ("pairs of a chosen and a rejected text", "task: {kind: classify, num_labels: 1}"),
     Tagged: ("tokens with tags (CoNLL, named entities)", "task: tag"),
     Question: ("SQuAD rows, whose answers are spans of a context", "task: extract"),

@@ -62,6 +62,4 @@ def _label(value: object, at: At, label: str) -> str:
     raise RowError(f"`{label}` must be a label", where=str(at), why=why, fix="write its name, or remove the row")
 
 
-FORMAT = Format(
-    "labelled", frozenset({*TEXTS, *SECONDS, *LABELS, "score"}), matches, parse, SAMPLE, BAD, Labelled
-)
+FORMAT = Format("labelled", frozenset({*TEXTS, *SECONDS, *LABELS, "score"}), matches, parse, SAMPLE, BAD, Labelled)

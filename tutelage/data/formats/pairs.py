@@ -6,7 +6,13 @@ from tutelage.data.jsonvalue import type_name
 from tutelage.data.rows import Pair
 from tutelage.data.types import At
 
-KEYS = (("source", "target"), ("source", "targets"), ("document", "summary"), ("article", "highlights"), ("text", "summary"))
+KEYS = (
+    ("source", "target"),
+    ("source", "targets"),
+    ("document", "summary"),
+    ("article", "highlights"),
+    ("text", "summary"),
+)
 
 SAMPLE: RowDict = {"source": "Good morning", "target": "Guten Morgen"}
 BAD: RowDict = {"source": "Good morning", "target": 7}

@@ -20,6 +20,4 @@ def parse(row: RowDict, at: At) -> Preference:
     return Preference(better, worse, at, optional_text(row, at, "prompt"))
 
 
-FORMAT = Format(
-    "preference", frozenset({"prompt", "chosen", "rejected"}), matches, parse, SAMPLE, BAD, Preference
-)
+FORMAT = Format("preference", frozenset({"prompt", "chosen", "rejected"}), matches, parse, SAMPLE, BAD, Preference)

@@ -33,8 +33,15 @@ def _text(value: object, at: At, label: str) -> str:
         return value
     if isinstance(value, int) and not isinstance(value, bool):  # an index into the recipe's task.labels
         return str(value)
-    raise RowError([wrong_type({label: value}, at, label, "text")]) if value is not None else RowError(
-        f"`{label}` must be text", where=str(at), why=f"it is {type_name(value)}", fix="write `O` where there is no entity"
+    raise (
+        RowError([wrong_type({label: value}, at, label, "text")])
+        if value is not None
+        else RowError(
+            f"`{label}` must be text",
+            where=str(at),
+            why=f"it is {type_name(value)}",
+            fix="write `O` where there is no entity",
+        )
     )
 
 
