@@ -21,12 +21,29 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, str | dict) else value
 
 
+def _kind_only(value: object) -> object:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+Task = Annotated[
+    Annotated[ChatSpec | ClassifySpec | TagSpec | ExtractSpec | Seq2SeqSpec | TextSpec, Field(discriminator="kind")],
+    BeforeValidator(_kind_only),
+]
+
+
 class SourceSpec(Spec):
     """One training source: a file or folder, optionally with its format."""
 
     path: str
     format: str | None = Field(None, description="the data format; detected from the rows where not given")
     target: str | None = Field(None, description="a file whose line i is the target of line i of `path`")
+    weight: float = Field(
+        1.0, gt=0, description="how often its rows come in an epoch: 2 is twice, 0.5 every second one"
+    )
+    loss: Literal["tokens", "examples"] = Field(
+        "tokens", description="examples: each row counts 1 in the loss, however many tokens it trains"
+    )
+    task: Task | None = Field(None, description="of these rows, where one model learns several tasks")
 
 
 def _source(value: object) -> object:
@@ -117,14 +134,6 @@ class BatchSpec(Spec):
     share_prefix: bool = Field(True, description="compute a prefix that all rows of a micro-batch share only once")
 
 
-def _kind_only(value: object) -> object:
-    return {"kind": value} if isinstance(value, str) else value
-
-
-Task = Annotated[
-    Annotated[ChatSpec | ClassifySpec | TagSpec | ExtractSpec | Seq2SeqSpec | TextSpec, Field(discriminator="kind")],
-    BeforeValidator(_kind_only),
-]
 Method = Annotated[
     Annotated[LoraSpec | FullSpec, Field(discriminator="kind")],
     BeforeValidator(_kind_only),

@@ -62,9 +62,7 @@ def test_every_task_stands_here() -> None:
 
 
 @every
-def test_it_learns_eight_rows(
-    task: str, kind: str, method: str, made: Made, rows_file: Made, tmp_path: Path
-) -> None:
+def test_it_learns_eight_rows(task: str, kind: str, method: str, made: Made, rows_file: Made, tmp_path: Path) -> None:
     material, state = build(recipe_for(task, kind, method, made, rows_file), tmp_path)
     losses = [event.loss for event in training(state) if event.event == "step"]
     assert losses[-1] < 0.5 * losses[0], losses[::8]

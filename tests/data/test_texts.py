@@ -14,7 +14,7 @@ from tutelage.recipe import DataSpec
 
 
 def rows(path: Path, *accepts: type, **source: Any) -> tuple[Any, ...]:
-    return prepare(DataSpec(train=[{"path": str(path), **source}]), seed=0, accepts=accepts).train
+    return prepare(DataSpec(train=[{"path": str(path), **source}]), seed=0, accepts=lambda _: accepts).train
 
 
 def write(path: Path, text: str) -> Path:
@@ -125,7 +125,7 @@ def test_equal_texts_never_straddle_a_split(tmp_path: Path) -> None:
     prepared = prepare(
         DataSpec(train=[str(write(tmp_path / "a.csv", "text,label\n" + lines))], validation=0.3),
         seed=0,
-        accepts=(Labelled,),
+        accepts=lambda _: (Labelled,),
     )
     train, held = ({row.text for row in part} for part in (prepared.train, prepared.validation))
     assert train

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tutelage.data.checks import find_drop, find_problems
 from tutelage.data.formats import FORMATS
@@ -17,13 +17,18 @@ from tutelage.recipe import DataSpec, SourceSpec
 from tutelage.registry import suggestion
 
 Part = tuple[DataRow, ...]
-CHAT: tuple[type, ...] = (Conversation,)
+Accepts = Callable[[SourceSpec | None], tuple[type, ...]]
+
+
+def only_chat(source: SourceSpec | None) -> tuple[type, ...]:
+    """Conversations, from every source."""
+    return (Conversation,)
 
 
 class _Findings:
     """What reading finds beside rows: the first problems and their number, drops, formats."""
 
-    def __init__(self, accepts: tuple[type, ...]) -> None:
+    def __init__(self, accepts: Accepts) -> None:
         self.accepts = accepts
         self.problems: list[Problem] = []
         self.total = 0
@@ -41,8 +46,8 @@ class _Findings:
         self.total += error.total - len(error.problems)
 
 
-def prepare(spec: DataSpec, *, seed: int, accepts: tuple[type, ...] = CHAT) -> Prepared:
-    """The data set that `spec` names, in rows of the types that the task `accepts`.
+def prepare(spec: DataSpec, *, seed: int, accepts: Accepts = only_chat) -> Prepared:
+    """The data set that `spec` names, in rows of the types that the task of each source `accepts`.
 
     Every problem of every file is raised at once; every row that is not used is in `dropped`.
     """
@@ -59,7 +64,7 @@ def prepare(spec: DataSpec, *, seed: int, accepts: tuple[type, ...] = CHAT) -> P
         parts[name] += tuple(
             row
             for file, source in paths[name]
-            for row in _read_rows(read(file, source.format, source.target), file, source.format, found)
+            for row in _read_rows(read(file, source.format, source.target), file, source, found)
         )
         drops[name] = found.dropped[before:]
     if found.total:
@@ -74,6 +79,7 @@ def prepare(spec: DataSpec, *, seed: int, accepts: tuple[type, ...] = CHAT) -> P
         test=test,
         dropped=tuple(found.dropped),
         formats=found.formats,
+        sources={file: source for part in paths.values() for file, source in part},
         fingerprint=fingerprint(train, validation, test),
         overlap={name: _overlap(parts[name], train) for name in ("validation", "test") if paths[name]},
     )
@@ -128,7 +134,7 @@ def _resolved(sources: dict[str, list[SourceSpec]], found: _Findings) -> dict[st
     return paths
 
 
-def _read_rows(items: Iterable[Row | Problem], file: str, given: str | None, found: _Findings) -> Part:
+def _read_rows(items: Iterable[Row | Problem], file: str, source: SourceSpec | None, found: _Findings) -> Part:
     rows: list[Row] = []
     for item in items:
         if isinstance(item, Problem):
@@ -138,8 +144,8 @@ def _read_rows(items: Iterable[Row | Problem], file: str, given: str | None, fou
     if not rows:  # the reader has said why
         return ()
     try:
-        name = given or detect(rows).name
-        check_accepted(FORMATS.get(name), found.accepts, rows[0][0])
+        name = (source.format if source else None) or detect(rows).name
+        check_accepted(FORMATS.get(name), found.accepts(source), rows[0][0])
     except DataError as error:
         found.add_all(error)
         return ()

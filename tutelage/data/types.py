@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from tutelage.errors import Problem
+from tutelage.recipe import SourceSpec
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -88,6 +89,7 @@ class Prepared:
     dropped: tuple[Dropped, ...]
     formats: dict[str, str]  # file → detected or given format name
     fingerprint: str
+    sources: dict[str, SourceSpec] = field(default_factory=dict)  # file → its part of the recipe
     overlap: dict[str, int] = field(default_factory=dict)  # given split file kind → rows that also occur in training
 
     def counts(self) -> dict[str, int]:

@@ -58,6 +58,7 @@ class TrainState:
     store: Path
     layouts_of: LayoutsOf = packed
     vary: Vary = unchanged
+    row_weights: tuple[float, ...] = ()
     step: int = 0
     best_step: int | None = None
     best_loss: float = math.inf
@@ -72,7 +73,7 @@ class TrainState:
     @property
     def batches(self) -> Batches:
         """The order of rows."""
-        return Batches(len(self.train_rows), self.optim.batch_size, self.seed)
+        return Batches(len(self.train_rows), self.optim.batch_size, self.seed, self.row_weights)
 
     @property
     def total_steps(self) -> int:

@@ -18,10 +18,11 @@ from tutelage.models.load import family_of, load_tokenizer
 from tutelage.models.ref import parse_ref
 from tutelage.models.safety import check_folder, read_object
 from tutelage.models.types import Fetched
-from tutelage.recipe import Recipe
+from tutelage.recipe import Recipe, SourceSpec
 from tutelage.runs import read_json
 from tutelage.tasks import TASKS, Bound, Opening
 from tutelage.tasks.chat import read_template
+from tutelage.tasks.mixed import open_task
 
 Say = Callable[[str], None]
 
@@ -37,6 +38,13 @@ class Material:
     validation: Fitted
     contract: Contract
     loaded: Any = None  # a model that the caller has loaded already; it is trained in place
+
+    @property
+    def row_weights(self) -> tuple[float, ...]:
+        """How often each training row comes in an epoch; empty where all come once."""
+        sources = self.prepared.sources
+        weights = tuple(sources[r.at.source].weight if r.at.source in sources else 1.0 for r in self.train.rows)
+        return weights if set(weights) - {1.0} else ()
 
     @property
     def template(self) -> Template:
@@ -57,8 +65,7 @@ class Material:
 
 def gather(recipe: Recipe, say: Say, loaded: tuple[Any, Any] | None = None) -> Material:
     """Read, check and encode what `recipe` names; every problem of a stage is raised before the next one starts."""
-    task = TASKS.get(recipe.task.kind)
-    prepared = prepare(recipe.data, seed=recipe.seed, accepts=task.accepts(recipe.task))
+    prepared = prepare(recipe.data, seed=recipe.seed, accepts=lambda source: accepted(recipe, source))
     for file, name in prepared.formats.items():
         say(f"data: {file} is {name}")
     if loaded is None:
@@ -70,7 +77,7 @@ def gather(recipe: Recipe, say: Say, loaded: tuple[Any, Any] | None = None) -> M
         opening = _opening(
             tokenizer, model.config.to_dict(), as_ids(model.generation_config.eos_token_id), recipe, prepared
         )
-    bound = task.open(recipe.task, opening)
+    bound = open_task(recipe.task, prepared.sources, opening)
     train, validation = bound.fit(prepared.train), bound.fit(prepared.validation)
     if not train.rows:
         raise DataError(
@@ -79,6 +86,12 @@ def gather(recipe: Recipe, say: Say, loaded: tuple[Any, Any] | None = None) -> M
         )  # fmt: skip
     contract = bound.contract(prepared.train, train)
     return Material(prepared, fetched, bound, train, validation, contract, loaded[0] if loaded else None)
+
+
+def accepted(recipe: Recipe, source: SourceSpec | None) -> tuple[type, ...]:
+    """The types of rows that the task of a source reads."""
+    spec = (source.task if source else None) or recipe.task
+    return TASKS.get(spec.kind).accepts(spec)
 
 
 def opening_of(model: Path, recipe: Recipe, prepared: Prepared) -> Opening:

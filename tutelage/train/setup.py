@@ -70,7 +70,7 @@ def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: 
         loss_of=material.task.loss, layouts_of=material.task.layouts,
         vary=functools.partial(varied, material.task), train_rows=material.train.rows, validation_rows=material.validation.rows,
         optim=recipe.optim, saving=recipe.save, validating=recipe.validate_,
-        plan=_supported(plan, backbone), seed=recipe.seed, store=store,
+        row_weights=material.row_weights, plan=_supported(plan, backbone), seed=recipe.seed, store=store,
     )  # fmt: skip
 
 
@@ -111,7 +111,13 @@ def identity(recipe: Recipe, material: Material) -> dict[str, Any]:
             encoded.update(row.source.tobytes())
     return {
         "recipe": values,
-        "data": {"content": material.prepared.fingerprint, "tokens": encoded.hexdigest()},
+        "data": {
+            "content": material.prepared.fingerprint,
+            "tokens": encoded.hexdigest(),
+            **(
+                {"mix": hashlib.sha256(repr(material.row_weights).encode()).hexdigest()} if material.row_weights else {}
+            ),
+        },
         "model": {"weights": material.fetched.sha256, **_adapter_identity(recipe)},
     }
 
