@@ -90,7 +90,8 @@ def test_packing_and_accumulation_change_nothing(
     rows, plan = list(state.train_rows), state.plan
     alone = [layout for row in rows for layout in state.layouts_of([row], plan)]
     together = state.layouts_of(rows, plan)
-    some = state.layouts_of(rows, replace(plan, tokens=40, share_prefix=False))
+    budget = sum(len(row.ids) + (0 if row.source is None else len(row.source)) for row in rows) // 3
+    some = state.layouts_of(rows, replace(plan, tokens=budget, share_prefix=False))
     assert len(alone) == 8
     assert len(together) < len(some) <= 8
     loss, expected = gradients(state, alone)

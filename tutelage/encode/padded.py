@@ -67,7 +67,7 @@ def pad(rows: Sequence[Encoded], pad_id: int, device: str = "cpu") -> Padded:
     )
 
 
-def _block(parts: Sequence[np.ndarray], pad_id: int) -> np.ndarray:  # type: ignore[type-arg]
+def _block(parts: Sequence[np.ndarray], pad_id: int) -> np.ndarray:
     block = np.full((len(parts), max(len(part) for part in parts)), pad_id, dtype=np.int64)
     for line, part in zip(block, parts):
         line[: len(part)] = part

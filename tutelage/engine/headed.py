@@ -135,7 +135,7 @@ def _first_position(model: Any, rows: list[Tensor], hidden: list[Tensor]) -> int
     a, b = (len(row) for row in rows)
     positions = torch.cat((torch.arange(a), torch.arange(b))).to(rows[0].device)
     plan = Plan((Segment(0, a), Segment(a, a + b)))
-    pad = getattr(model.config.get_text_config(), "pad_token_id", None)
+    pad: int | None = getattr(model.config.get_text_config(), "pad_token_id", None)
     for first in (0, *([pad + 1] if pad is not None else [])):
         try:
             packed = model.base_model(

@@ -38,7 +38,7 @@ def per_row(rows: Sequence[Encoded], plan: ExecutionPlan, compute: Callable[[Lay
             share = plan.packed and plan.share_prefix
             values = compute(make_layout(chosen, share_prefix=share, device=plan.device)).cpu()
             counts = [len(scored(row)[0]) for row in chosen]
-            results |= dict(zip(group, values.split(counts)))
+            results |= dict(zip(group, torch.split(values, counts)))
     return [results[i] for i in range(len(rows))]
 
 

@@ -19,9 +19,9 @@ from tutelage.errors import MissingInputError
 from tutelage.generate.answer import ANSWER_TOKENS, answer_messages
 from tutelage.metrics.types import Prediction
 from tutelage.models.types import HeadWanted
-from tutelage.recipe import ChatSpec
 from tutelage.tasks.batching import packed
 from tutelage.tasks.types import TASKS, Opening, require_family
+from tutelage.taskspec import ChatSpec
 
 
 def encode(template: Template, spec: ChatSpec, rows: Sequence[Conversation]) -> list[Encoded]:

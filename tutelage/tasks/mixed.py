@@ -141,7 +141,7 @@ class Mixed:
         """The backbone that all of them share."""
         return self._first.backbone(model)
 
-    def layouts(self, rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Any]:
+    def layouts(self, rows: Sequence[Encoded], plan: ExecutionPlan) -> Sequence[Any]:
         """Micro-batches of rows of all tasks."""
         return self._first.layouts(rows, plan)
 

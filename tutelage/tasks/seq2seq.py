@@ -26,11 +26,10 @@ from tutelage.errors import RecipeError
 from tutelage.generate.answer import answer_messages
 from tutelage.metrics.types import Prediction
 from tutelage.models.types import HeadWanted
-from tutelage.recipe import ChatSpec
 from tutelage.tasks.chat import BoundChat, open_chat
 from tutelage.tasks.shown import examine_tokens, paired_examples
 from tutelage.tasks.types import TASKS, Bound, Opening, require_family
-from tutelage.taskspec import Seq2SeqSpec
+from tutelage.taskspec import ChatSpec, Seq2SeqSpec
 
 ASSISTANT = ROLES.index("assistant")
 

@@ -64,7 +64,7 @@ TASKS.add("text")(Text())
 
 def blocks(tokens: Tokens, rows: Sequence[Row], lead: list[int], behind: list[int]) -> list[tuple[Row, list[int], int]]:
     """(row, ids, special tokens at its start) of each block; a block that could predict nothing is left out."""
-    found = []
+    found: list[tuple[Row, list[int], int]] = []
     for row in rows:
         assert isinstance(row, Plain)
         ids = tokens.backend.encode(row.text, add_special_tokens=False).ids

@@ -6,13 +6,12 @@ everything else asks the `Bound` task, and nobody asks which task it is.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from tutelage.data.types import Row
 from tutelage.encode.contract import Contract, Fitted
 from tutelage.encode.template import Template
-from tutelage.encode.types import Encoded, Layout
+from tutelage.encode.types import Encoded
 from tutelage.engine.backbone import Backbone
 from tutelage.engine.loss import LossSum
 from tutelage.engine.precision import ExecutionPlan
@@ -76,11 +75,11 @@ class Bound(Protocol):
         """The model in the engine's terms."""
         ...
 
-    def layouts(self, rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Layout]:
+    def layouts(self, rows: Sequence[Encoded], plan: ExecutionPlan) -> Sequence[Any]:
         """The rows as micro-batches of at most the plan's budget."""
         ...
 
-    def loss(self, backbone: Any, layout: Layout, *, fast: bool = True) -> LossSum:
+    def loss(self, backbone: Any, layout: Any, *, fast: bool = True) -> LossSum:
         """The weighted sum of the layout's losses."""
         ...
 
@@ -115,7 +114,3 @@ def require_family(task: str, opening: Opening, *families: Family) -> None:
         fix={"encoder": "model: minilm-l6", "decoder": "model: smollm2-135m"}.get(families[0], "model: t5-small"),
     )  # fmt: skip
 
-
-def read_config(path: Path) -> Path:
-    """The config.json of a model folder."""
-    return path / "config.json"

@@ -23,10 +23,9 @@ from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import RecipeError
 from tutelage.metrics.types import Prediction
 from tutelage.models.types import HeadWanted
-from tutelage.recipe import ChatSpec
 from tutelage.tasks.chat import BoundChat, open_chat
 from tutelage.tasks.types import Opening, require_family
-from tutelage.taskspec import ClassifySpec
+from tutelage.taskspec import ChatSpec, ClassifySpec
 
 INSTRUCTION = "Which label fits this text? Answer with one of: {labels}.\n\n{text}"
 
@@ -137,5 +136,5 @@ def _log_likelihoods(backbone: Backbone, rows: Sequence[Encoded], *, share: bool
             logits = backbone.head_rule().logits(backbone.hidden(layout)[layout.sources])
         each = torch.log_softmax(logits.float(), -1).gather(1, layout.labels[:, None])[:, 0]
         counts = [int((row.weights[1:] != 0).sum()) for row in group]
-        sums += [part.sum() for part in each.split(counts)]
+        sums += [part.sum() for part in torch.split(each, counts)]
     return torch.stack(sums).cpu()

@@ -32,7 +32,7 @@ MIN_BUDGET = 16  # tokens; below this memory is not what is missing
 T = TypeVar("T")
 LossOf = Callable[[Any, Layout], LossSum]
 Vary = Callable[[Encoded, int, int, int], Encoded]  # row, seed, epoch, row number
-LayoutsOf = Callable[[Sequence[Encoded], ExecutionPlan], list[Any]]
+LayoutsOf = Callable[[Sequence[Encoded], ExecutionPlan], Sequence[Any]]
 
 
 def unchanged(row: Encoded, seed: int, epoch: int, number: int) -> Encoded:
@@ -145,8 +145,8 @@ def save_due(state: TrainState, last_save: float) -> bool:
 def one_step(state: TrainState) -> Iterator[Event]:
     """One optimiser step."""
     start = time.perf_counter()
-    epoch = state.step // state.batches.per_epoch
-    rows = [state.vary(state.train_rows[i], state.seed, epoch, int(i)) for i in state.batches.of_step(state.step)]
+    number = state.step // state.batches.per_epoch
+    rows = [state.vary(state.train_rows[i], state.seed, number, int(i)) for i in state.batches.of_step(state.step)]
     loss, targets, tokens = yield from fitting(state, rows, lambda packs: accumulate(state, packs))
     if not math.isfinite(loss):
         raise CheckFailedError(
@@ -164,7 +164,7 @@ def one_step(state: TrainState) -> Iterator[Event]:
     yield Step(state.step, epoch, loss, rate, norm, targets, tokens, tokens / seconds, seconds, state.total_steps)
 
 
-def fitting(state: TrainState, rows: Sequence[Encoded], work: Callable[[list[Any]], T]) -> Generator[Event, None, T]:
+def fitting(state: TrainState, rows: Sequence[Encoded], work: Callable[[Sequence[Any]], T]) -> Generator[Event, None, T]:
     """What `work` returns for the rows as micro-batches. Out of memory: the budget is halved, and all of it done again."""
     while True:
         packs = state.layouts_of(rows, state.plan)

@@ -10,9 +10,10 @@ from safetensors import SafetensorError
 from tutelage.errors import OutputError
 from tutelage.generate.answer import answer
 from tutelage.methods import METHODS
-from tutelage.recipe import ChatSpec, Recipe
+from tutelage.recipe import Recipe
 from tutelage.runs import TASK, fsync_folder, read_json, write_json
 from tutelage.tasks.chat import conversations
+from tutelage.taskspec import ChatSpec
 from tutelage.train import checkpoint
 from tutelage.train.loop import TrainState
 from tutelage.train.material import Material
