@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tutelage.encode.rows import Rows
 from tutelage.engine.backbone import Backbone, make_backbone
 from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.precision import ExecutionPlan, choose_precision, device_name
@@ -89,12 +90,9 @@ def identity(recipe: Recipe, material: Material) -> dict[str, Any]:
     values = recipe.model_dump(mode="json", by_alias=True)
     for key in (*EXECUTION_KEYS, "model", "data"):  # the last two are compared by content
         values.pop(key)
-    encoded = hashlib.sha256()
-    for row in (*material.train.rows, *material.validation.rows):
-        encoded.update(row.ids.tobytes() + row.weights.tobytes())
     return {
         "recipe": values,
-        "data": {"content": material.prepared.fingerprint, "tokens": encoded.hexdigest()},
+        "data": {"content": material.prepared.fingerprint, "tokens": material.tokens},
         "model": {"weights": material.fetched.sha256, **_adapter_identity(recipe)},
     }
 
@@ -121,9 +119,9 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 def estimate_line(state: TrainState) -> str:
     """One line before the first step: what will run, in how many steps and micro-batches."""
-    lengths = [len(row.ids) for row in state.train_rows]
-    mean = sum(lengths) / len(lengths)
-    per_step = math.ceil(mean * min(state.optim.batch_size, len(lengths)) / state.plan.tokens)
+    rows = Rows.of(state.train_rows)
+    mean = rows.lengths.mean()
+    per_step = math.ceil(mean * min(state.optim.batch_size, len(rows)) / state.plan.tokens)
     share = state.trainable.count / state.trainable.total
     return (
         f"plan: {state.total_steps} steps of {state.optim.batch_size} rows ({mean:.0f} tokens each, about {per_step} "
