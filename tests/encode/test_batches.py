@@ -59,3 +59,10 @@ def test_groups_are_well_filled() -> None:
     lengths = rng.integers(10, 400, 300).tolist()
     groups = micro_batches(range(300), lengths, 1024)
     assert len(groups) <= 11 / 9 * (sum(lengths) / 1024) + 1
+
+
+def test_the_order_of_an_epoch_is_computed_once() -> None:
+    """A step's cost must not grow with the rows."""
+    batches = Batches(1000, 8, 3)
+    assert batches.order(5) is Batches(1000, 8, 3).order(5)
+    assert not batches.order(5).flags.writeable

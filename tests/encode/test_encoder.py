@@ -1,13 +1,13 @@
 """The fast encoder gives what `Template.encode`, the plain reference, gives, on hard texts and every template too."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, processors
+from tokenizers import AddedToken, normalizers, processors
 
-from tests.encode.conftest import FAMILIES, build_tokenizer
 from tutelage.data.types import At, Conversation, Message
 from tutelage.encode.encoder import CHUNK, Encoder
 from tutelage.encode.pieces import independent
@@ -16,6 +16,8 @@ from tutelage.encode.template import Template
 from tutelage.errors import CheckFailedError, DataError
 
 Templates = Callable[..., Template]
+Tokenizers = Callable[[str], Any]
+NAMES = ["chatml", "marked", "llama3", "mistral", "gemma", "qwen3"]
 HARD = [
     "", " ", "\n", "\n\n", " leading", "trailing ", "\tTab\n", "ünï e\u0301 你好 🙂👩‍👩‍👧", "\u0301combining first",
     "<|im_end|>", "<|im_", "start|>", "<|im_start|>user\nhi<|im_end|>", "[INST] x [/INST]", "</s>", "<eos>", "<think>a</think>b",
@@ -36,7 +38,9 @@ def dialogues(texts: Sequence[str]) -> list[Conversation]:
         rows.append(talk(user, Message("assistant", "Yes."), row=4 * i + 1))
         rows.append(talk(Message("user", "Why?"), Message("assistant", text), row=4 * i + 2, source="b.jsonl"))
         rows.append(talk(user, answer, Message("user", "And?"), Message("assistant", text, 0.5), row=4 * i + 3))
-        rows.append(talk(Message("system", text), Message("user", other), Message("assistant", "No.", 0.0), row=4 * i + 4))
+        rows.append(
+            talk(Message("system", text), Message("user", other), Message("assistant", "No.", 0.0), row=4 * i + 4)
+        )
     return rows
 
 
@@ -47,13 +51,15 @@ def assert_same(template: Template, rows: Sequence[Conversation], train_on: str 
         try:
             plain = pack(template.encode([row], train_on))
         except (DataError, CheckFailedError) as error:
-            with pytest.raises(type(error)) as caught:
-                list(fast.columns([row]))
-            assert [str(p) for p in caught.value.problems] == [str(p) for p in error.problems]
+            refused = error
+        else:
+            (ours,) = fast.columns([row])
+            assert_equal(ours, plain)
+            count += 1
             continue
-        (ours,) = fast.columns([row])
-        assert_equal(ours, plain)
-        count += 1
+        with pytest.raises(type(refused)) as caught:
+            list(fast.columns([row]))
+        assert [str(p) for p in caught.value.problems] == [str(p) for p in refused.problems]
     return count
 
 
@@ -66,7 +72,7 @@ def assert_equal(ours: Columns, plain: Columns) -> None:
 
 
 @pytest.mark.parametrize("train_on", ["all", "last"])
-@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("family", NAMES)
 def test_hard_texts_are_encoded_as_the_reference_does(family: str, train_on: str, template_of: Templates) -> None:
     assert independent(template_of(family))
     assert assert_same(template_of(family), dialogues(HARD), train_on) > len(HARD)
@@ -82,17 +88,16 @@ def test_tokenizers_that_are_not_byte_level_are_encoded_whole(family: str, templ
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(st.sampled_from("ab \n<|>_im/'1é🙂e\u0301[]INST"), max_size=12), min_size=1, max_size=4))
 @pytest.mark.parametrize("family", ["chatml", "llama3", "mistral"])
-def test_random_texts_agree(family: str, texts: list[str]) -> None:
-    template = RANDOM.setdefault(family, Template.of(build_tokenizer(family)))
+def test_random_texts_agree(family: str, template_of: Templates, texts: list[str]) -> None:
+    template = template_of(family)
     turns = [Message("user" if i % 2 == 0 else "assistant", text) for i, text in enumerate([*texts, "end"])]
     assert_same(template, [talk(*turns)])
 
 
-RANDOM: dict[str, Template] = {}
-
-
 def test_chunks_are_laid_out_in_order(template_of: Templates) -> None:
-    rows = [talk(Message("user", f"q {i}"), Message("assistant", f"a {i} " * (i % 5)), row=i + 1) for i in range(CHUNK + 90)]
+    rows = [
+        talk(Message("user", f"q {i}"), Message("assistant", f"a {i} " * (i % 5)), row=i + 1) for i in range(CHUNK + 90)
+    ]
     template = template_of()
     chunks = list(Encoder(template).columns(iter(rows)))
     assert [len(chunk.rows) for chunk in chunks] == [CHUNK, 90]
@@ -131,9 +136,9 @@ def test_rows_with_plain_texts_come_from_skeletons(template_of: Templates) -> No
         "{{ '<|im_start|>' + m['role'] + '\n' + (m['content'] | tojson) + '<|im_end|>\n' }}",
         "{{ '<|im_start|>' + m['role'] + '\n' }}{{ (m['content'] ~ ' \n') | trim }}{{ '<|im_end|>\n' }}",
         "{{ '<|im_start|>' + m['role'] + '\n' + m['content'][:5] + '<|im_end|>\n' }}",
-        "{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['content'] | length > 3 %}{{ m['content'] }}{% endif %}{{ '<|im_end|>\n' }}",
+        "<|im_start|>{{ m['role'] + '\n' }}{% if m['content'] | length > 3 %}{{ m['content'] }}{% endif %}{{ '<|im_end|>\n' }}",
         "{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['content'] %}{{ m['content'] }}{% endif %}{{ '<|im_end|>\n' }}",
-        "{{ '<|im_start|>' + m['role'] + '\n' }}{% if 'secret' not in m['content'] %}{{ m['content'] }}{% endif %}{{ '<|im_end|>\n' }}",
+        "<|im_start|>{{ m['role'] + '\n' }}{% if 'secret' not in m['content'] %}{{ m['content'] }}{% endif %}{{ '<|im_end|>\n' }}",
         "{{ '<|im_start|>' + m['role'] + '\n' + m['content'].split('|')[0].strip() + '<|im_end|>\n' }}",
         "{{ '<|im_start|>%s\n%s<|im_end|>\n' | format(m['role'], m['content'] | trim) }}",
         "{{ ['<|im_start|>' + m['role'], m['content'].strip('*') + '<|im_end|>\n'] | join('\n') }}",
@@ -146,16 +151,27 @@ def test_templates_that_look_at_texts_agree_too(template: str, template_of: Temp
     assert assert_same(made, rows) > 6
 
 
-def test_offsets_that_leave_spaces_out_agree(template_of: Templates) -> None:
-    """A ByteLevel post-processor trims offsets: Llama 3 and GPT-2 have one."""
-    tokenizer = build_tokenizer("mistral")
+def test_offsets_that_leave_spaces_out_agree(tokenizer_of: Tokenizers) -> None:
+    """Then a token that is only a space counts to what follows it; such tokenizers are encoded whole."""
+    tokenizer = tokenizer_of("mistral")
     tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
-    assert_same(Template.of(tokenizer), dialogues(HARD))
+    template = Template.of(tokenizer)
+    assert not independent(template)
+    assert_same(template, dialogues(HARD))
 
 
-def test_tokens_that_swallow_control_text_or_white_space_make_pieces_dependent() -> None:
+def test_a_tokenizer_that_composes_characters_agrees(tokenizer_of: Tokenizers) -> None:
+    """Qwen's tokenizers normalise to NFC: a letter and the accent behind it, in another message's text, are not joined."""
+    tokenizer = tokenizer_of("qwen3")
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    template = Template.of(tokenizer)
+    assert independent(template)
+    assert_same(template, dialogues([*HARD, "e", "\u0301", "a\u0308 e\u0301", "\u1100\u1161"]))
+
+
+def test_tokens_that_swallow_control_text_or_white_space_make_pieces_dependent(tokenizer_of: Tokenizers) -> None:
     for token in (AddedToken("x<|im", normalized=False), AddedToken("<|end|>", special=True, rstrip=True)):
-        tokenizer = build_tokenizer("chatml")
+        tokenizer = tokenizer_of("chatml")
         tokenizer.add_tokens([token], special_tokens=token.special)
         template = Template.of(tokenizer)
         assert not independent(template)

@@ -30,6 +30,9 @@ def independent(template: Template) -> bool:
         return False
     if any(step["type"] not in plain or step.get("add_prefix_space") for step in steps):
         return False
+    after = _state(backend.post_processor)
+    if any(step.get("trim_offsets") for step in after.get("processors", [after])):
+        return False
     added = list(backend.get_added_tokens_decoder().values())
     special = [token.content for token in added if token.special]
     if any(t.lstrip or t.rstrip or t.single_word or (t.normalized and normalizer) for t in added if t.special):
@@ -133,7 +136,7 @@ class Tokens:
 
     def _inside(self, cut: Cut, k: int, edge: int) -> tuple[int, int]:
         """Where its beginning is how the piece's tokens begin, they end there: byte-level tokens lose no character."""
-        if self.begins(cut, edge) and cut.text[edge - 1] != " ":  # offsets may leave spaces out
+        if self.begins(cut, edge):
             count = len(self.ids[cut.edges[edge][1]])
             return count, count
         start = cut.starts[k]
