@@ -1,6 +1,7 @@
 """The store: rows come back bit for bit, once written; damage, other content and full disks do not go unnoticed."""
 
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -60,7 +61,8 @@ def assert_rows(stored: Stored, template: Template, rows: list[Conversation]) ->
 
 
 def mapped(rows: Rows) -> bool:
-    return isinstance(rows.columns.ids, np.memmap)
+    array = rows.columns.ids
+    return not array.flags.owndata and not array.flags.writeable and isinstance(array.base, np.memmap | mmap.mmap)
 
 
 def test_rows_come_back_as_they_were_and_are_encoded_once(template_of: Templates, root: Path) -> None:

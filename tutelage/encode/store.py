@@ -84,11 +84,24 @@ def open_store(key: str, encode: Callable[[], Iterator[Columns]], say: Say) -> S
     except OutputError as error:
         say(f"note: encoded rows are not kept for the next run: {error.problems[0].what} {store_root()}")
     if found is None:
+        found = _temporary(encode)
+    return Stored(found.rows, found.sha256, reused=False)
+
+
+def _temporary(encode: Callable[[], Iterator[Columns]]) -> Stored:
+    try:
         with tempfile.TemporaryDirectory(prefix="tutelage-encoded-") as folder:
             _write(Path(folder) / "store", encode())
             found = _read(Path(folder) / "store")  # stays mapped when its files are gone
+    except OSError as error:
+        raise OutputError(
+            "cannot write the encoded rows anywhere",
+            where=f"{store_root()} and {tempfile.gettempdir()}",
+            why=error.strerror or str(error),
+            fix="free some disk, or set TUTELAGE_ENCODED",
+        ) from error
     assert found is not None
-    return Stored(found.rows, found.sha256, reused=False)
+    return found
 
 
 def _write(folder: Path, chunks: Iterable[Columns]) -> None:
@@ -140,7 +153,7 @@ def _read(folder: Path) -> Stored | None:
 def _mapped(path: Path, kind: str) -> NDArray[Any]:
     if path.stat().st_size == 0:
         return np.zeros(0, kind)
-    return np.memmap(path, dtype=kind, mode="r")
+    return np.memmap(path, dtype=kind, mode="r").view(np.ndarray)  # slices of a plain array are cheaper
 
 
 def _publish(made: Path, final: Path) -> None:
