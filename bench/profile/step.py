@@ -18,7 +18,7 @@ from tutelage.encode.layout import make_layout
 from tutelage.engine.backbone import make_backbone
 from tutelage.methods import METHODS
 from tutelage.models.load import load_model
-from tutelage.recipe import ChatSpec, DataSpec, FullSpec, LoraSpec, SourceSpec
+from tutelage.recipe import DataSpec, FullSpec, LoraSpec, SourceSpec
 from tutelage.tasks import chat
 from tutelage.train.material import open_template
 from tutelage.train.setup import available_cores
@@ -37,7 +37,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     prepared = prepare(DataSpec(train=[SourceSpec(path=given.data)]), seed=0)
     template = open_template(given.model)
-    rows = chat.encode(template, ChatSpec(), prepared.train[: given.rows])
+    rows = template.encode(prepared.train[: given.rows])
     backbone = make_backbone(load_model(given.model, dtype=torch.float32))
     spec = LoraSpec(rank=16, alpha=32) if given.method == "lora" else FullSpec()
     METHODS.get(given.method).prepare(backbone.model, spec, seed=0)

@@ -22,7 +22,7 @@ from tutelage.encode.types import Encoded
 from tutelage.engine.backbone import make_backbone
 from tutelage.methods.lora import attach
 from tutelage.models.load import load_model
-from tutelage.recipe import ChatSpec, DataSpec
+from tutelage.recipe import DataSpec
 from tutelage.tasks import chat
 from tutelage.train.material import open_template
 
@@ -32,7 +32,7 @@ MAX_TOKENS = 512  # as in training; longer rows lose their end
 def encoded_rows(model: Path, data: Path, max_tokens: int = MAX_TOKENS) -> tuple[Encoded, ...]:
     """The rows of `data` as ids and targets; a row that is lost on the way is an error."""
     prepared = prepare(DataSpec.model_validate({"train": [str(data)]}), seed=0)
-    fitted = fit(chat.encode(open_template(model), ChatSpec(), prepared.train), max_tokens, "truncate")
+    fitted = fit(open_template(model).encode(prepared.train), max_tokens, "truncate")
     if prepared.dropped or fitted.dropped:
         raise SystemExit(f"rows were dropped: {[str(row) for row in (*prepared.dropped, *fitted.dropped)][:5]}")
     return fitted.rows
