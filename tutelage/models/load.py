@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from tutelage.errors import ModelError
 from tutelage.models.safety import check_folder, read_object
+from tutelage.models.shallow import shallow_config
 
 
 @contextmanager
@@ -54,14 +55,18 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def load_model(path: Path, *, dtype: torch.dtype) -> PreTrainedModel:
-    """The causal language model of a folder in `dtype`, in eval mode, with every weight from its files."""
+def load_model(path: Path, *, dtype: torch.dtype, shallow: bool = False) -> PreTrainedModel:
+    """The causal language model of a folder in `dtype`, in eval mode, with every weight from its files.
+
+    `shallow`: only its embeddings, its first layers, as many as hold one of each kind, and its head.
+    """
     check_folder(path)
     _refuse_other_kinds(path)
     try:
         with _quiet():
             model, report = AutoModelForCausalLM.from_pretrained(
                 str(path),
+                config=shallow_config(path) if shallow else None,
                 dtype=dtype,
                 local_files_only=True,
                 use_safetensors=True,
