@@ -20,6 +20,7 @@ class ExecutionPlan:
     share_prefix: bool
     packed: bool
     measured_gflops: dict[str, float]
+    room_mib: int | None = None  # memory that was left to this process when the budget was chosen
 
     @property
     def dtype(self) -> torch.dtype:

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from tutelage.errors import ModelError
+from tutelage.errors import ModelError, is_out_of_memory
 from tutelage.models.safety import check_folder, read_object
 from tutelage.models.shallow import shallow_config
 
@@ -75,6 +75,8 @@ def load_model(path: Path, *, dtype: torch.dtype, shallow: bool = False) -> PreT
                 output_loading_info=True,
             )
     except Exception as error:  # whatever a loader raises on a damaged folder
+        if is_out_of_memory(error):
+            raise
         raise ModelError("the model cannot be loaded", where=str(path), why=_short(error)) from error
     absent = sorted(str(name) for key in ("missing_keys", "mismatched_keys") for name in report.get(key, ()))
     if absent:

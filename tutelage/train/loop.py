@@ -19,7 +19,7 @@ from tutelage.encode.types import Encoded, Layout
 from tutelage.engine.backbone import Backbone
 from tutelage.engine.loss import LossSum
 from tutelage.engine.precision import ExecutionPlan
-from tutelage.errors import CheckFailedError, OutOfMemoryError, OutputError
+from tutelage.errors import CheckFailedError, OutOfMemoryError, OutputError, is_out_of_memory
 from tutelage.methods.types import Trainable
 from tutelage.recipe import OptimSpec, SaveSpec, ValidateSpec
 from tutelage.train import checkpoint
@@ -172,13 +172,15 @@ def fitting(state: TrainState, rows: Sequence[Encoded], work: Callable[[list[Lay
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
+            why = " ".join(str(error).split())[:200]
         state.optimizer.zero_grad()
-        if state.plan.tokens // 2 < MIN_BUDGET or len(packs) == len(rows):
+        tokens = min(state.plan.tokens, max(len(pack.ids) for pack in packs)) // 2
+        if tokens < MIN_BUDGET or len(packs) == len(rows):
             raise OutOfMemoryError(
-                f"step {state.step + 1} does not fit into memory, not even one example at a time",
+                f"step {state.step + 1} does not fit into memory, not even one example at a time", why=why,
                 fix="lower max_tokens, choose method: lora, or a smaller model; the last checkpoint is intact",
-            )
-        state.plan = replace(state.plan, tokens=state.plan.tokens // 2)
+            )  # fmt: skip
+        state.plan = replace(state.plan, tokens=tokens)
         yield BudgetHalved(state.step + 1, state.plan.tokens)
 
 
@@ -197,16 +199,6 @@ def accumulate(state: TrainState, packs: Sequence[Layout]) -> tuple[float, int, 
 def draw_seed(seed: int, step: int, micro_batch: int) -> int:
     """The seed of all random draws (dropout) of one micro-batch."""
     return (seed * 1_000_003 + step) * 4099 + micro_batch & 0x7FFF_FFFF_FFFF_FFFF
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch, Python or the allocator ran out of memory."""
-    text = str(error)
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or "can't allocate memory" in text
-        or "bad_alloc" in text
-    )
 
 
 def validate(state: TrainState) -> Generator[Event, None, Validated]:
@@ -242,14 +234,16 @@ def sample(rows: Sequence[Encoded], most: int) -> list[Encoded]:
 
 
 def save(state: TrainState) -> Saved:
-    """Write a checkpoint; a full disk is reported in the event and the run goes on."""
+    """Write a checkpoint; a full disk or missing memory is reported in the event and the run goes on."""
     start = time.perf_counter()
     state.saved_steps.add(state.step)
     newest = sorted(state.saved_steps)[-state.saving.keep :]
     keep = {*newest, *([state.best_step] if state.best_step else [])}
     try:
         path = checkpoint.save(state.store, state.step, state.progress(), state.optimizer.state(), keep)
-    except OutputError as error:
+    except (OutputError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, OutputError) and not is_out_of_memory(error):
+            raise
         state.saved_steps.discard(state.step)
-        return Saved(state.step, "", time.perf_counter() - start, str(error))
+        return Saved(state.step, "", time.perf_counter() - start, str(error) or "memory ran out")
     return Saved(state.step, str(path), time.perf_counter() - start)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -63,12 +62,18 @@ def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: 
     backbone = make_backbone(model)
     trainable = METHODS.get(recipe.method.kind).prepare(model, recipe.method, seed=recipe.seed)
     set_training(model)
+    start_threads()
     return TrainState(
         backbone=backbone, trainable=trainable, optimizer=Optimizer(trainable.parameters, recipe.optim),
         loss_of=chat.loss, train_rows=material.train.rows, validation_rows=material.validation.rows,
         optim=recipe.optim, saving=recipe.save, validating=recipe.validate_,
         plan=_supported(plan, backbone), seed=recipe.seed, store=store,
     )  # fmt: skip
+
+
+def start_threads() -> None:
+    """Let OpenMP make its threads now: where it cannot later, for want of memory, it ends the process."""
+    torch.zeros(2**18).add_(1)
 
 
 def set_training(model: Any, on: bool = True) -> None:
@@ -117,16 +122,3 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
         return []
     shorten = [json.dumps(value)[:60] for value in (old, new)]
     return [f"{path}: {shorten[0]} → {shorten[1]}"]
-
-
-def estimate_line(state: TrainState) -> str:
-    """One line before the first step: what will run, in how many steps and micro-batches."""
-    lengths = [len(row.ids) for row in state.train_rows]
-    mean = sum(lengths) / len(lengths)
-    per_step = math.ceil(mean * min(state.optim.batch_size, len(lengths)) / state.plan.tokens)
-    share = state.trainable.count / state.trainable.total
-    return (
-        f"plan: {state.total_steps} steps of {state.optim.batch_size} rows ({mean:.0f} tokens each, about {per_step} "
-        f"micro-batches), {state.plan.precision} on {state.plan.device} with {state.plan.threads} threads, "
-        f"training {state.trainable.count:,} of {state.trainable.total:,} parameters ({share:.2%})"
-    )
