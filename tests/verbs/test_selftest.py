@@ -31,7 +31,7 @@ def test_without_a_recipe_all_families_are_tested(monkeypatch: pytest.MonkeyPatc
     assert {(c["subject"], c["method"]) for c in result["checks"]} == {
         (f"tiny {kind}", method) for kind in ("gpt2", "mistral") for method in ("full", "lora")
     }
-    assert len(said) == len(result["checks"]) >= 36
+    assert len(said) == len(result["checks"]) > 30
     assert all(c["passed"] and c["difference"] <= c["bound"] for c in result["checks"])
 
 

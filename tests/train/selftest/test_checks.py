@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from tutelage.encode.layout import make_layout
 from tutelage.encode.types import Encoded, Layout, Segment
-from tutelage.engine import attention, lora_linear, loss
+from tutelage.engine import attention, decoder, lora_linear, loss, packed
+from tutelage.engine.plan import Plan
 from tutelage.models.tiny import KINDS
 from tutelage.recipe import FullSpec, LoraSpec
 from tutelage.train import optim
-from tutelage.train.loop import TrainState
+from tutelage.train.loop import TrainState, layouts
 from tutelage.train.selftest import execution, subject
 from tutelage.train.selftest.checks import Outcome, examine
 from tutelage.train.selftest.subject import Subject, notes_of, tiny_subject
@@ -23,9 +23,9 @@ from tutelage.train.selftest.subject import Subject, notes_of, tiny_subject
 LORA, FULL = LoraSpec(rank=4, alpha=8.0, dropout=0.1), FullSpec()
 PACKING = {"our attention = plain", "packed = unpacked", "shared prefix = not shared", "packed micro-batches = one pack"}
 ALWAYS = {
-    "accumulation = one batch", "loss without logits = plain", "recompute on = off", "as trained = one batch",
-    "resume = no interruption",
+    "accumulation = one batch", "loss without logits = plain", "as trained = one batch", "resume = no interruption",
 }  # fmt: skip
+LAYERS = {"our layers = the model's own", "recompute gated units = keep all", "recompute layers = keep all"}
 
 
 def outcomes(tested: Subject, spec: Any, folder: Path) -> dict[str, Outcome]:
@@ -41,7 +41,9 @@ def failing(found: dict[str, Outcome]) -> set[str]:
 def test_every_execution_agrees_on_every_family(kind: str, spec: Any, tmp_path: Path) -> None:
     found = outcomes(tiny_subject(kind), spec, tmp_path)
     assert failing(found) == set(), found
-    assert set(found) == ALWAYS | PACKING | ({"LoRA product = plain composition"} if spec is LORA else set())
+    expected = ALWAYS | PACKING | ({"LoRA product = plain composition"} if spec is LORA else set())
+    assert set(found) - LAYERS == expected
+    assert set(found) & LAYERS == (LAYERS if kind in ("llama", "mistral", "qwen2", "qwen3") else set())
     assert notes_of(tiny_subject(kind)) == ()
 
 
@@ -76,33 +78,26 @@ def test_a_loss_averaged_per_micro_batch_is_noticed(monkeypatch: pytest.MonkeyPa
 
 
 def leaking(rows: Sequence[Encoded], plan: Any) -> list[Layout]:
-    """Rows behind each other as if they were one document."""
-    if not plan.packed:
-        return [make_layout([row], share_prefix=False) for row in rows]
-    whole = make_layout(rows, share_prefix=False)
-    return [replace(whole, segments=(Segment(0, len(whole.ids)),))] * 1
+    """The loop's micro-batches, each as if it were one document."""
+    return [replace(pack, segments=(Segment(0, len(pack.ids)),)) for pack in layouts(rows, plan)]
 
 
 def test_packing_that_leaks_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    tested = tiny_subject("qwen3")
-    state = subject.make_state(tested, FULL, tmp_path)
-    alone = execution.compute(state, tested.rows, execution.Execution(attention=True))
     monkeypatch.setattr(execution, "layouts", leaking)
-    packed = execution.compute(state, tested.rows, execution.Execution(attention=True, packs=1))
-    from tutelage.train.selftest.checks import furthest
-
-    assert furthest(packed, alone)[0] > 1e-3
+    found = outcomes(tiny_subject("qwen3"), FULL, tmp_path)
+    assert {"packed = unpacked", "packed micro-batches = one pack", "as trained = one batch"} <= failing(found)
+    assert found["packed = unpacked"].difference > 1e-3
 
 
 def test_a_window_that_is_ignored_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    right = attention.allowed
-    monkeypatch.setattr(attention, "allowed", lambda r, c, causal, window, device: right(r, c, causal, None, device))
+    right = packed.blocks
+    monkeypatch.setattr(packed, "blocks", lambda plan, segment, causal, window: right(plan, segment, causal, None))
     found = outcomes(tiny_subject("mistral"), LORA, tmp_path)
     assert {"our attention = plain", "as trained = one batch"} <= failing(found)
 
 
 def test_a_prefix_that_later_rows_do_not_see_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(attention.Plan, "keys", lambda plan, segment: (0, 0))
+    monkeypatch.setattr(Plan, "keys", lambda plan, segment: (0, 0))
     found = outcomes(tiny_subject("gpt2"), LORA, tmp_path)
     assert "shared prefix = not shared" in failing(found)
     assert "packed = unpacked" not in failing(found)
@@ -138,11 +133,13 @@ def test_a_gradient_that_is_off_by_a_thousandth_is_noticed(
 
 
 def test_a_switch_that_recomputes_nothing_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    right = execution.recomputed
-    monkeypatch.setattr(execution, "recomputed", lambda model, on: right(model, False))
+    right = decoder.Stack.run
+    monkeypatch.setattr(
+        decoder.Stack, "run", lambda stack, layout, keep, pick: right(stack, layout, decoder.Keep.ALL, pick)
+    )
     found = outcomes(tiny_subject("llama"), LORA, tmp_path)
-    assert failing(found) == {"recompute on = off"}
-    assert found["recompute on = off"].detail.startswith("nothing was recomputed")
+    assert failing(found) == {"recompute gated units = keep all", "recompute layers = keep all"}
+    assert found["recompute layers = keep all"].detail.startswith("nothing was recomputed")
 
 
 def test_lost_moments_are_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from tutelage.engine.decoder import Keep
 from tutelage.methods.lora import lora_layers
 from tutelage.methods.types import MethodSpec
 from tutelage.train.loop import TrainState
@@ -48,8 +49,8 @@ class Outcome:
 
 def checks(state: TrainState) -> Iterator[Check]:
     """What can be compared on this model, from the plainest pair to the whole of what training does."""
-    packs = state.backbone.packs
-    fast = replace(FAST, attention=packs)
+    packs, layers = state.backbone.packs, state.backbone.stack is not None
+    alone = replace(FAST, attention=packs)
     yield Check("accumulation = one batch", PLAIN, None)
     if packs:
         yield Check("our attention = plain", replace(PLAIN, attention=True), PLAIN)
@@ -57,14 +58,19 @@ def checks(state: TrainState) -> Iterator[Check]:
         yield Check("loss without logits = plain", replace(PLAIN, chunked_loss=True), PLAIN)
     if any(True for _ in lora_layers(state.backbone.model)):
         yield Check("LoRA product = plain composition", replace(PLAIN, lora_product=True), PLAIN)
+    if layers:
+        yield Check("our layers = the model's own", replace(alone, layers=True), alone)
+    alone = replace(alone, layers=layers)
+    most = replace(alone, packs=2, share_prefix=True) if packs else alone
     if packs:
-        one = replace(fast, packs=1)
-        yield Check("packed = unpacked", one, fast)
+        one = replace(alone, packs=1)
+        yield Check("packed = unpacked", one, alone)
         yield Check("shared prefix = not shared", replace(one, share_prefix=True), one)
-        yield Check("packed micro-batches = one pack", replace(fast, packs=2), one)
-    most = replace(fast, packs=2, share_prefix=True) if packs else fast
-    yield Check("recompute on = off", replace(most, recompute=True), most)
-    yield Check("as trained = one batch", replace(most, recompute=True), None)
+        yield Check("packed micro-batches = one pack", replace(alone, packs=2), one)
+    if layers:
+        yield Check("recompute gated units = keep all", replace(most, keep=Keep.ATTENTION), most)
+        yield Check("recompute layers = keep all", replace(most, keep=Keep.INPUT), most)
+    yield Check("as trained = one batch", most, None)
 
 
 def examine(subject: Subject, spec: MethodSpec, store: Path) -> Iterator[Outcome]:
@@ -88,7 +94,7 @@ def judged(subject: Subject, spec: MethodSpec, check: Check, ours: Computed, the
     """The outcome of comparing loss and gradients."""
     value, tensor = furthest(ours, theirs)
     zero = [name for name, gradient in theirs.gradients.items() if not bool(gradient.any())]
-    recomputes = check.theirs is not None and check.ours.recompute != check.theirs.recompute
+    recomputes = check.theirs is not None and check.ours.keep != check.theirs.keep
     detail = ""
     if zero:
         detail = f"nothing was compared: the gradient of {zero[0]} is zero"

@@ -4,15 +4,14 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from tutelage.encode.types import Encoded
 from tutelage.engine.attention import NAME
+from tutelage.engine.decoder import Keep
 from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.memory import saved_bytes
 from tutelage.train.loop import TrainState, accumulate, layouts
@@ -29,7 +28,8 @@ class Execution:
     lora_product: bool = False  # as one function
     packs: int = 0  # micro-batches at least; 0: each row alone
     share_prefix: bool = False
-    recompute: bool = False  # activations, in the backward pass
+    layers: bool = False  # our own in place of the model's, where they are known
+    keep: Keep = Keep.ALL  # what these layers save; the rest is computed again in the backward pass
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ def compute(state: TrainState, rows: Sequence[Encoded], how: Execution) -> Compu
         tokens=max(math.ceil(total / max(how.packs, 1)), max(len(row.ids) for row in rows)),
     )  # fmt: skip
     backbone = replace(
-        state.backbone, packs=how.attention, plain_logits=state.backbone.plain_logits or not how.chunked_loss
-    )
+        state.backbone, packs=how.attention, plain_logits=state.backbone.plain_logits or not how.chunked_loss,
+        stack=state.backbone.stack if how.layers else None, keep=how.keep,
+    )  # fmt: skip
     packs = layouts(rows, plan)
     if len(packs) < how.packs:
         raise RuntimeError(f"{len(packs)} micro-batches were made where {how.packs} are to be compared")
@@ -92,7 +93,7 @@ def taken(state: TrainState) -> dict[str, Tensor]:
 
 @contextmanager
 def switched(model: Any, how: Execution) -> Iterator[None]:
-    """`model` with the attention, LoRA and recomputation of `how`, without dropout; as it was at the end."""
+    """`model` with the attention and the LoRA product of `how`, without dropout; as it was at the end."""
     before, layers = model.config._attn_implementation, [m for m in model.modules() if isinstance(m, LoraLinear)]
     states = [(layer.fast, layer.training) for layer in layers]
     model.set_attn_implementation(NAME if how.attention else PLAIN_ATTENTION)
@@ -100,24 +101,9 @@ def switched(model: Any, how: Execution) -> Iterator[None]:
         layer.fast = how.lora_product
         layer.train(False)
     try:
-        with recomputed(model, how.recompute):
-            yield
+        yield
     finally:
         model.set_attn_implementation(before)
         for layer, (fast, training) in zip(layers, states):
             layer.fast = fast
             layer.train(training)
-
-
-@contextmanager
-def recomputed(model: Any, on: bool) -> Iterator[None]:
-    """`model` keeping only each layer's input, everything else computed again in the backward pass; nothing if not `on`."""
-    layers = [module for module in model.modules() if on and hasattr(type(module), "gradient_checkpointing")]
-    for layer in layers:  # transformers' own switch; in training mode is the layer alone, nothing below it drops out
-        layer.gradient_checkpointing, layer.training = True, True
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.gradient_checkpointing, layer.training = False, False
