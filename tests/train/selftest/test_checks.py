@@ -21,7 +21,12 @@ from tutelage.train.selftest.checks import Outcome, examine
 from tutelage.train.selftest.subject import Subject, notes_of, tiny_subject
 
 LORA, FULL = LoraSpec(rank=4, alpha=8.0, dropout=0.1), FullSpec()
-PACKING = {"our attention = plain", "packed = unpacked", "shared prefix = not shared", "packed micro-batches = one pack"}
+PACKING = {
+    "our attention = plain",
+    "packed = unpacked",
+    "shared prefix = not shared",
+    "packed micro-batches = one pack",
+}
 ALWAYS = {
     "accumulation = one batch", "loss without logits = plain", "as trained = one batch", "resume = no interruption",
 }  # fmt: skip
