@@ -1,6 +1,7 @@
 """What each verb takes: one torch-free dataclass per verb, from which the command line is built.
 
-A field without default, or marked POSITIONAL, is a positional argument. The verb's function takes the same names with the same defaults;
+A field without default, or marked POSITIONAL, is a positional argument.
+The verb's function takes the same names with the same defaults;
 tests/test_public.py proves it. The class docstring is the verb's help.
 """
 

@@ -65,7 +65,7 @@ def test_a_failing_check_exits_1_and_names_what_differs(
 
     monkeypatch.setattr(execution, "accumulate", wrong)
     path = recipe_file(model_folder("llama"), chat_file(12), tmp_path)
-    with pytest.raises(CheckFailedError, match="relative difference .* in loss"):
+    with pytest.raises(CheckFailedError, match=r"relative difference .* in loss"):
         tutelage.selftest(path)
     assert cli.main(["selftest", str(path)]) == 1
     error = capsys.readouterr().err

@@ -25,4 +25,4 @@ def cut(config: Any) -> PretrainedConfig:
         if isinstance(value, list | tuple) and len(value) == total:
             setattr(inner, name, value[:keep])
     inner.num_hidden_layers = keep
-    return config  # type: ignore[no-any-return]
+    return config
