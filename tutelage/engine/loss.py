@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-CHUNK_VALUES = 16 * 2**20  # logits held at once; 64 MiB in fp32, 341 targets at 49,152 tokens of vocabulary
+# Logits held at once: 64 MiB in fp32, 341 targets at 49,152 tokens of vocabulary; four times as many where the head trains,
+# because each chunk then adds a gradient as large as the head.
+CHUNK_VALUES = 16 * 2**20
 CACHE_VALUES = 2**19  # of these worked on at once outside the matrix products: 2 MiB in fp32
 
 
@@ -64,22 +66,27 @@ class _ChunkedLoss(torch.autograd.Function):
         exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         wants = ctx.needs_input_grad
         dhidden = torch.empty_like(hidden) if wants[0] else None
-        dweight = torch.zeros(weight.shape, dtype=exact, device=weight.device) if wants[1] else None
+        dweight: Tensor | None = None
         dbias = torch.zeros(bias.shape, dtype=exact, device=weight.device) if bias is not None and wants[2] else None
         total = torch.zeros((), dtype=torch.float64)
-        chunk = max(1, min(hidden.shape[0], CHUNK_VALUES // weight.shape[0]))
+        most = (CHUNK_VALUES * 4 if wants[1] else CHUNK_VALUES) // weight.shape[0]
+        chunk = max(1, min(hidden.shape[0], most))
         held = torch.empty(chunk, weight.shape[0], dtype=hidden.dtype, device=hidden.device)  # reused: no page faults
         for start in range(0, hidden.shape[0], chunk):
             h, y, w = (t[start : start + chunk] for t in (hidden, labels, weights))
             g = torch.mm(h, weight.t(), out=held[: h.shape[0]])
             for rows in range(0, h.shape[0], step := max(1, CACHE_VALUES // weight.shape[0])):
-                part = slice(rows, rows + step)
-                found = _to_gradient(g[part], bias, head, y[part], w[part], exact, dbias, any(wants[:3]))
+                few = slice(rows, rows + step)
+                found = _to_gradient(g[few], bias, head, y[few], w[few], exact, dbias, any(wants[:3]))
                 total, correct[0] = total + found[0], correct[0] + found[1]
             if dhidden is not None:
                 torch.mm(g, weight, out=dhidden[start : start + chunk])
-            if dweight is not None:
-                dweight += g.t() @ h
+            if wants[1]:
+                part = g.t() @ h
+                if dweight is None:  # one chunk is the rule; sums of several are exact
+                    dweight = part if chunk >= hidden.shape[0] else part.to(exact)
+                else:
+                    dweight += part
         ctx.save_for_backward(dhidden, dweight, dbias)
         ctx.dtypes = weight.dtype, bias.dtype if bias is not None else None
         return total.to(device=hidden.device, dtype=exact)
