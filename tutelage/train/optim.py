@@ -33,7 +33,9 @@ class Optimizer:
         self.spec = spec
         self.parameters = dict(parameters)
         self.masters: dict[str, Tensor] = {}
-        self.buffers: dict[str, Tensor] = {}  # a master's gradient between steps: new memory at each costs its page faults
+        self.buffers: dict[
+            str, Tensor
+        ] = {}  # a master's gradient between steps: new memory at each costs its page faults
         for name, parameter in self.parameters.items():
             exact = parameter.dtype in (torch.float32, torch.float64)
             self.masters[name] = parameter if exact else parameter.detach().float().requires_grad_(True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tutelage.encode.layout import shared_prefix
 from tutelage.encode.types import Encoded
 from tutelage.engine.attention import NAME
 from tutelage.engine.decoder import Keep
@@ -43,11 +44,10 @@ class Computed:
 
 def compute(state: TrainState, rows: Sequence[Encoded], how: Execution) -> Computed:
     """The loss and gradients of `rows` as one step, through the loop's own grouping and accumulation."""
-    total = sum(len(row.ids) for row in rows)
-    plan = replace(
-        state.plan, packed=how.packs > 0, share_prefix=how.share_prefix,
-        tokens=max(math.ceil(total / max(how.packs, 1)), max(len(row.ids) for row in rows)),
-    )  # fmt: skip
+    prefix = shared_prefix(rows) if how.share_prefix else 0
+    lengths = [len(row.ids) - prefix for row in rows]
+    tokens = prefix + max(math.ceil(sum(lengths) / max(how.packs, 1)), *lengths)
+    plan = replace(state.plan, packed=how.packs > 0, share_prefix=how.share_prefix, tokens=tokens)
     backbone = replace(
         state.backbone, packs=how.attention, plain_logits=state.backbone.plain_logits or not how.chunked_loss,
         stack=state.backbone.stack if how.layers else None, keep=how.keep,
