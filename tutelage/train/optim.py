@@ -52,6 +52,19 @@ class Optimizer:
             fused=True,
         )
 
+    def missing_bytes(self) -> int:
+        """What Adam's moments will take that are not there yet."""
+        return sum(master.numel() * 8 for master in self.masters.values() if not self.adam.state.get(master))
+
+    def reserve(self) -> None:
+        """Make Adam's moments now, so that no update can run out of memory half-way."""
+        for master in self.masters.values():
+            if not self.adam.state.get(master):
+                self.adam.state[master] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=master.device),
+                    "exp_avg": torch.zeros_like(master), "exp_avg_sq": torch.zeros_like(master),
+                }  # fmt: skip
+
     def _into_master(self, name: str):  # type: ignore[no-untyped-def]
         def move(parameter: Tensor) -> None:
             gradient, parameter.grad = parameter.grad, None
