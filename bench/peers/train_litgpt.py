@@ -89,12 +89,12 @@ def train(options):
         ),
         "eval": EvalArgs(interval=10**9, max_new_tokens=1, max_iters=1, final_validation=False),
     }  # fmt: skip
-    sys.argv = ["litgpt", str(checkpoint)]  # LitGPT stores its command line beside the result, and parses it for that
+    sys.argv = ["litgpt", str(checkpoint)]  # LitGPT parses its command line for what it stores beside the result
     if options.method == "lora":
-        every = ("query", "key", "value", "projection", "mlp")
-        lora.setup(
-            **arguments, lora_r=16, lora_alpha=32, lora_dropout=0.0, lora_head=False, **{f"lora_{n}": True for n in every}
-        )
+        adapted = {"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "lora_head": False}
+        adapted |= {f"lora_{name}": True for name in ("query", "key", "value", "projection", "mlp")}
+        sys.argv += [part for name, value in adapted.items() for part in (f"--{name}", str(value).lower())]
+        lora.setup(**arguments, **adapted)
     else:
         full.setup(**arguments)
     return {
