@@ -93,7 +93,7 @@ def packing(probe: Probe) -> dict[str, Any]:
     """Is the gradient of 8 packed rows that of the same rows apart?"""
     if probe.tool == "litgpt":
         raise NotOffered("no packing for fine-tuning")
-    apart = probe.run("batch")
+    apart = probe.run("accumulated" if probe.tool == "tutelage" else "batch")  # ours packs a batch whenever it fits
     found = {case: differ(apart, probe.run(case), "gradient") for case in packing_cases(probe.tool)}
     good = next(iter(found.values())) < EQUAL
     said = "; ".join(f"{case}: {'equal' if d < EQUAL else 'differs'} ({d:.1e})" for case, d in found.items())

@@ -62,7 +62,8 @@ def config(options):
         num_train_epochs=1, max_steps=options.max_steps or -1,
         per_device_train_batch_size=options.micro_batch, gradient_accumulation_steps=BATCH // options.micro_batch,
         learning_rate=options.learning_rate, lr_scheduler_type="cosine", warmup_steps=0.03, weight_decay=0.0,
-        max_grad_norm=1.0, max_length=512, completion_only_loss=True, packing=False, padding_free=options.padding_free,
+        max_grad_norm=1.0, completion_only_loss=True, packing=False, padding_free=options.padding_free,
+        max_length=None if options.padding_free else 512,  # TRL refuses both together; no row of ours is longer
         bf16=PRECISIONS[options.precision][1], fp16=False, use_cpu=True,
         gradient_checkpointing=options.checkpointing, torch_compile=options.compile,
         dataloader_pin_memory=False, save_strategy="no", logging_steps=1, report_to="none", disable_tqdm=True,
