@@ -17,7 +17,12 @@ SECTIONS = {
 
 def main() -> None:
     """Write both from whatever results there are; what was not measured is said."""
-    lines = ["# Results", "", "Written by `python bench/report.py` from `bench/results/*.json`. How: `bench/README.md`.", ""]
+    lines = [
+        "# Results",
+        "",
+        "Written by `python bench/report.py` from `bench/results/*.json`. How: `bench/README.md`.",
+        "",
+    ]
     for name, section in SECTIONS.items():
         found = load(name)
         lines += section(found) if found else [f"## {name.removesuffix('.json')}", "", "Not measured yet.", ""]

@@ -152,7 +152,11 @@ def resume(probe: Probe) -> dict[str, Any]:
         probe.run("killed", method, die_at=KILL_AT)
         again = probe.run("resumed", method)
         a, b = whole["tensors"]["weights"], again["tensors"]["weights"]
-        found[method] = {"bitwise": bool((a == b).all()), "largest": float((a - b).abs().max()), "steps": again["steps"]}
+        found[method] = {
+            "bitwise": bool((a == b).all()),
+            "largest": float((a - b).abs().max()),
+            "steps": again["steps"],
+        }
     said = "; ".join(f"{method}: {resume_said(value)}" for method, value in found.items())
     return finding(all(isinstance(v, dict) and v["bitwise"] for v in found.values()), said, found=found)
 

@@ -73,7 +73,9 @@ def read(name, work):
 
 def rows_file(case):
     """Which rows a case uses."""
-    return {"long": "long.jsonl", "whole": "many.jsonl", "killed": "many.jsonl", "resumed": "many.jsonl"}.get(case, "eight.jsonl")
+    return {"long": "long.jsonl", "whole": "many.jsonl", "killed": "many.jsonl", "resumed": "many.jsonl"}.get(
+        case, "eight.jsonl"
+    )
 
 
 def parse():

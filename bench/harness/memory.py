@@ -18,9 +18,7 @@ class Measured:
     seconds: float
 
 
-def run_measured(
-    command: list[str], log: Path, environment: dict[str, str], timeout: float | None = None
-) -> Measured:
+def run_measured(command: list[str], log: Path, environment: dict[str, str], timeout: float | None = None) -> Measured:
     """Run `command` to its end, or for `timeout` seconds, with its output in the file `log`, and measure it."""
     start, peak, samples = time.monotonic(), 0.0, 0
     with open(log, "w", encoding="utf-8") as output:

@@ -28,7 +28,9 @@ def speed_svg(results: dict[str, Result], data: str = "dolly") -> str:
 def chart(method: str, result: Result, data: str, top: int) -> tuple[list[str], int]:
     """The bars of one method from `top` on, and the height they take."""
     figures = {name: summary(runs) for name, runs in by_name(result["runs"], data).items()}
-    ordered = sorted(((n, f) for n, f in figures.items() if f), key=lambda pair: -pair[1]["tokens_per_second"]["median"])
+    ordered = sorted(
+        ((n, f) for n, f in figures.items() if f), key=lambda pair: -pair[1]["tokens_per_second"]["median"]
+    )
     title = "LoRA, rank 16 on all linear layers" if method == "lora" else "Full fine-tuning"
     half = (WIDTH - LABEL - 20) // 2
     lines = [

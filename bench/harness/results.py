@@ -6,11 +6,9 @@ import statistics
 import subprocess
 from collections.abc import Iterable
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from harness.contenders import BENCH, ROOT
-
 from tutelage.train.manifest import machine, now
 
 RESULTS = BENCH / "results"

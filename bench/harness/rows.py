@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from harness.contenders import BATCH
-
 from tutelage.data.prepare import prepare
 from tutelage.encode.contract import fit
 from tutelage.encode.types import Encoded

@@ -171,7 +171,10 @@ def quality_section(result: Result) -> Iterator[str]:
     yield "  full-rate step more. Row orders and LoRA's first weights differ. So more than 100 % does not mean better."
     m, v = q["machine"], q["versions"]
     yield f"- Ours in {q['plan']['precision']}. Machine: {m['cpu']}, {m['capability']}, {m['platform']}; {q['at']}"
-    yield from (f"- {side.title()}: " + ", ".join(f"{n} {number}" for n, number in v[side].items()) for side in v)
+    yield from (
+        f"- {side if side != 'ours' else 'Ours'}: " + ", ".join(f"{n} {number}" for n, number in v[side].items())
+        for side in v
+    )
     yield from (f"- Command: `python bench/quality/run.py {method}`", "")
 
 

@@ -60,4 +60,6 @@ def write_figures(folder, values):
 
 def read_messages(path):
     """The `messages` of every row of a JSON Lines file."""
-    return [json.loads(line)["messages"] for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [
+        json.loads(line)["messages"] for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()
+    ]

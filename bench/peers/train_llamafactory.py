@@ -37,7 +37,9 @@ class Watch(TrainerCallback):
         def note(module, positional, given):
             if torch.is_grad_enabled():
                 labels = given["labels"]
-                self.recorder.micro_batch(given["attention_mask"].bool().sum(), labels.numel(), (labels[:, 1:] != -100).sum())
+                self.recorder.micro_batch(
+                    given["attention_mask"].bool().sum(), labels.numel(), (labels[:, 1:] != -100).sum()
+                )
 
         self.hook = model.register_forward_pre_hook(note, with_kwargs=True)
 
@@ -56,7 +58,8 @@ def settings(options, folder):
         "gradient_accumulation_steps": BATCH // options.micro_batch, "learning_rate": options.learning_rate,
         "lr_scheduler_type": "cosine", "warmup_steps": 0.03, "weight_decay": 0.0, "max_grad_norm": 1.0,
         "num_train_epochs": 1, "max_steps": options.max_steps or -1, "bf16": options.precision == "bf16",
-        "use_cpu": True, "dataloader_pin_memory": False, "flash_attn": "sdpa", "disable_gradient_checkpointing": not options.checkpointing,
+        "use_cpu": True, "dataloader_pin_memory": False, "flash_attn": "sdpa",
+        "disable_gradient_checkpointing": not options.checkpointing,
         "save_strategy": "no", "logging_steps": 1, "report_to": "none", "disable_tqdm": True, "seed": options.seed,
     }  # fmt: skip
     if options.method == "lora":

@@ -25,9 +25,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch  # noqa: E402
-from harness.contenders import BATCH  # noqa: E402
-from harness.rows import encoded_rows  # noqa: E402
+import itertools
+
+import torch
+from harness.contenders import BATCH
+from harness.rows import encoded_rows
 
 RANK = 16
 SECONDS, TIMES = 0.4, 5  # how long, and at least how often, a product is repeated
@@ -142,7 +144,7 @@ def interpolated(at: int, known: dict[int, float]) -> float:
     points = sorted(known.items())
     if at <= points[0][0]:
         return points[0][1]
-    for (a, x), (b, y) in zip(points, points[1:]):
+    for (a, x), (b, y) in itertools.pairwise(points):
         if at <= b:
             return x + (y - x) * (at - a) / (b - a)
     return points[-1][1]

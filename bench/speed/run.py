@@ -9,6 +9,7 @@ may be stopped, and contenders may be measured one at a time (--contenders). --f
 """
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -96,7 +97,7 @@ def figures(name: str, out: Path, started: float) -> dict[str, Any]:
         more = {"versions": peer["versions"], "losses": peer["loss"], "padded_tokens": peer["padded_tokens"]}
     result = {
         "first_step_seconds": round(ends[0] - started, 2), "steps": len(ends), "tokens": tokens, "tokens_total": sum(tokens),
-        "seconds": [round(b - a, 4) for a, b in zip(ends, ends[1:])], **more,
+        "seconds": [round(b - a, 4) for a, b in itertools.pairwise(ends)], **more,
     }  # fmt: skip
     if len(ends) > WARM_UP_STEPS:
         skip = WARM_UP_STEPS - 1
@@ -139,10 +140,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=1800, help="seconds after which a contender is stopped")
     parser.add_argument("--fresh", action="store_true", help="forget earlier runs of these contenders")
-    parser.add_argument("--suffix", default="", help="results/speed-<comparison><suffix>.json, e.g. -smoke to try things")
+    parser.add_argument(
+        "--suffix", default="", help="results/speed-<comparison><suffix>.json, e.g. -smoke to try things"
+    )
     parser.add_argument("--model", help="a folder with SmolLM2-135M-Instruct; default: the catalogue's smollm2-135m")
     parser.add_argument("--rows", type=Path, default=beside("shared") / "data" / "bench")
-    parser.add_argument("--peers", type=Path, default=beside("peers"), help="the environments of bench/peers/install.sh")
+    parser.add_argument(
+        "--peers", type=Path, default=beside("peers"), help="the environments of bench/peers/install.sh"
+    )
     parser.add_argument("--work", type=Path, default=BENCH.parent / "runs" / "bench", help="where runs and logs go")
     options = parser.parse_args()
     options.model = options.model or default_model(options.threads)
