@@ -15,24 +15,10 @@ TEMPLATE = (
     + "<|im_end|>\n' }}{% endif %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-WORDS = [
-    "river",
-    "stone",
-    "lamp",
-    "green",
-    "seven",
-    "quiet",
-    "engine",
-    "paper",
-    "north",
-    "apple",
-    "window",
-    "cloud",
-    "bread",
-    "silver",
-    "ladder",
-    "garden",
-]
+WORDS = (
+    "river", "stone", "lamp", "green", "seven", "quiet", "engine", "paper", "north", "apple", "window", "cloud", "bread",
+    "silver", "ladder", "garden",
+)  # fmt: skip
 MARKS = {"system": "SmolLM", "user": "zebra", "assistant": "quartz"}  # words that only one role says
 LENGTHS = (2, 60, 5, 33, 1, 48, 9, 21)  # words in the answers of one step
 
