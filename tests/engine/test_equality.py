@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from tutelage.data.types import At
 from tutelage.encode.layout import make_layout
-from tutelage.encode.types import Encoded
+from tutelage.encode.types import Encoded, Segment
 from tutelage.engine import attention
+from tutelage.engine import plan as plans
 from tutelage.engine.backbone import make_backbone
 from tutelage.engine.loss import Head, linear_cross_entropy
 from tutelage.methods import METHODS
@@ -143,19 +144,22 @@ def test_a_packed_row_does_not_see_its_neighbour(model_folder: Callable[[str], P
     assert torch.equal(before, after)
 
 
-def test_attention_blocks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("block", [7, 256])
+@pytest.mark.parametrize(("causal", "window"), [(True, None), (False, None), (True, 5), (False, 5)])
+def test_attention_in_blocks_of_queries_is_plain_attention(
+    causal: bool, window: int | None, block: int, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "QUERY_BLOCK", block)
     torch.manual_seed(0)
     q, k, v = (torch.randn(h, 60, 8, dtype=torch.float64, requires_grad=True) for h in (4, 2, 2))
-    plan = attention.Plan((attention.Segment(0, 13), attention.Segment(13, 40, 0), attention.Segment(40, 60, 0)))
-    for causal, window in ((True, None), (False, None), (True, 5), (False, 5)):
-        expected = attention.reference(q, k, v, plan, 0.3, causal, window, None)
-        wanted = torch.autograd.grad((expected**2).sum(), (q, k, v))
-        for block in (7, 512):
-            monkeypatch.setattr(attention, "QUERY_BLOCK", block)
-            ours = attention._Packed.apply(q, k, v, plan, 0.3, causal, window)
-            torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
-            for got, want in zip(torch.autograd.grad((ours**2).sum(), (q, k, v)), wanted):
-                torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-11)
+    plan = plans.Plan((Segment(0, 13), Segment(13, 40, 0), Segment(40, 60, 0)))
+    expected = attention.reference(q, k, v, plan, 0.3, causal, window, softcap)
+    wanted = torch.autograd.grad((expected**2).sum(), (q, k, v))
+    ours = attention.fast(q, k, v, plan, 0.3, causal, window, softcap)
+    torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+    for got, want in zip(torch.autograd.grad((ours**2).sum(), (q, k, v)), wanted):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("head", ["plain", "bias", "scaled", "soft-capped"])

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.encode.types import Layout, Segment
-from tutelage.engine.attention import NAME, Plan, register
+from tutelage.engine.attention import NAME, register
 from tutelage.engine.loss import Head
+from tutelage.engine.plan import Plan
 
 PROBE_TOKENS = 16
 # fp64 models still hold fp32 roundings of their own (norms, softmax in eager attention)
