@@ -8,7 +8,8 @@ is measured at, here and now. Counted, for the tokens of the rows (every row who
 - every linear layer forward, and its input's gradient, but for those whose input is the frozen embedding (LoRA);
 - LoRA: the two small products forward, and the four backward; full: every weight's gradient;
 - the head forward and backward over rows with a target only; full: its weight's gradient;
-- attention: SDPA forward, and the five products of its backward as batched products, per row at its own length.
+- attention, per row at its own length: forward the faster of SDPA and of its two products, backward its five products,
+  all as batched products over whole rows.
 
 Not counted: recomputation, elementwise work, norms, softmax backward, the optimiser, copies. Writes figures.json.
 """
@@ -114,7 +115,7 @@ def attention(config: dict[str, Any], lengths: Sequence[int]) -> list[Timed]:
     grid = [length for length in LENGTHS if length < max(lengths)] + [max(lengths)]
     measured = {length: attention_at(length, heads, keys, dim) for length in grid}
     timed = []
-    for part, name in enumerate(("attention forward (SDPA)", "attention backward (5 products)")):
+    for part, name in enumerate(("attention forward", "attention backward")):
         each = [interpolated(length, {at: pair[part] for at, pair in measured.items()}) for length in lengths]
         flop = (4.0 if part == 0 else 10.0) * heads * dim * sum(length**2 for length in lengths) / len(lengths)
         timed.append(Timed(name, sum(each) / len(each), config["num_hidden_layers"] * BATCH, flop))
@@ -122,12 +123,16 @@ def attention(config: dict[str, Any], lengths: Sequence[int]) -> list[Timed]:
 
 
 def attention_at(length: int, heads: int, keys: int, dim: int) -> tuple[float, float]:
-    """Seconds of one row's forward and backward in one layer; query heads of a key head are rows of one product."""
+    """Seconds of one row's forward and backward in one layer."""
     q, k, v = (torch.randn(1, heads, length, dim).bfloat16() for _ in range(3))
     forward = seconds_of(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True))
-    tall = heads // keys * length
+    tall = heads // keys * length  # query heads of one key head are rows of one product
     rows, cols = torch.randn(keys, tall, dim).bfloat16(), torch.randn(keys, length, dim).bfloat16()
     square = torch.randn(keys, tall, length).bfloat16()
+
+    def products() -> None:
+        torch.bmm(rows, cols.transpose(1, 2))  # scores
+        torch.bmm(square, cols)  # weighted values
 
     def backward() -> None:
         torch.bmm(rows, cols.transpose(1, 2))  # scores again
@@ -136,7 +141,7 @@ def attention_at(length: int, heads: int, keys: int, dim: int) -> tuple[float, f
         torch.bmm(square, cols)  # dQ
         torch.bmm(square.transpose(1, 2), rows)  # dK
 
-    return forward, seconds_of(backward)
+    return min(forward, seconds_of(products)), seconds_of(backward)
 
 
 def interpolated(at: int, known: dict[int, float]) -> float:
