@@ -16,7 +16,8 @@ size = 1 if case in ("accumulated", "packed") else BATCH
 config = SFTConfig(
     output_dir=str(options.out.parent / f"trl-{options.method}-{'killed' if case == 'resumed' else case}" / "trainer"),
     per_device_train_batch_size=size, gradient_accumulation_steps=BATCH if case == "accumulated" else 1,
-    max_steps=STEPS if resumable else 1, max_length=SHORT if case == "long" else LONG, packing=case == "packed",
+    max_steps=STEPS if resumable else 1, packing=case == "packed", padding_free=case == "padding-free",
+    max_length={"long": SHORT, "padding-free": None}.get(case, LONG),
     save_strategy="steps" if resumable else "no", save_steps=SAVE_EVERY, max_grad_norm=1e9, bf16=False, use_cpu=True,
     report_to="none", logging_steps=1, dataloader_pin_memory=False,
 )  # fmt: skip

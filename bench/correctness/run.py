@@ -102,7 +102,7 @@ def packing(probe: Probe) -> dict[str, Any]:
 
 def packing_cases(tool: str) -> list[str]:
     """The ways of packing that the tool has, its default one first."""
-    return ["packed", "neat-packed"] if tool == "llamafactory" else ["packed"]
+    return {"llamafactory": ["packed", "neat-packed"], "trl": ["packed", "padding-free"]}.get(tool, ["packed"])
 
 
 def trained(probe: Probe) -> dict[str, Any]:
