@@ -7,7 +7,6 @@ from harness.contenders import CONTENDERS
 from harness.results import spread
 
 Result = dict[str, Any]
-LEAKS = "trl-padding-free"  # listed apart: see bench/README.md
 # What issue 3 wants: times TRL's best, times the fastest peer, share of the limit, share of TRL's memory.
 WANTED = {"lora": (6.5, 5.5, 0.60, 0.25), "full": (5.0, None, None, 0.50)}
 WANTED_QUALITY = 0.97
@@ -88,7 +87,7 @@ def speed_row(name: str, runs: list[Result], named: dict[str, list[Result]]) -> 
 def verdicts(method: str, figures: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
     """What was wanted, and whether it was reached."""
     ours, limit = figures.get("tutelage"), figures.get("limit")
-    peers = {n: f for n, f in figures.items() if f and n not in ("tutelage", "limit") and not n.startswith(LEAKS)}
+    peers = {n: f for n, f in figures.items() if f and n not in ("tutelage", "limit")}
     if not ours or not peers:
         return
     times_trl, times_best, share, memory = WANTED[method]
