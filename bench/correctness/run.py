@@ -41,6 +41,13 @@ class Probe:
         self.tool, self.options = tool, options
         self.python = sys.executable if tool == "tutelage" else str(peer_python(options.peers, tool))
         self.version = ""
+        self.known: dict[str, dict[str, Any]] = {}
+
+    def once(self, case: str) -> dict[str, Any]:
+        """A case of full fine-tuning that nothing interrupts, run once however many checks look at it."""
+        if case not in self.known:
+            self.known[case] = self.run(case)
+        return self.known[case]
 
     def run(self, case: str, method: str = "full", die_at: int | None = None) -> dict[str, Any]:
         """One process; its result, log and tensors."""
@@ -84,7 +91,7 @@ def finding(good: bool | None, said: str, **figures: Any) -> dict[str, Any]:
 
 def accumulation(probe: Probe) -> dict[str, Any]:
     """Is the gradient of 8 rows in one batch that of 8 accumulated rows of unequal lengths?"""
-    difference = differ(probe.run("batch"), probe.run("accumulated"), "gradient")
+    difference = differ(probe.once("batch"), probe.once("accumulated"), "gradient")
     good = difference < EQUAL
     return finding(good, f"{'equal' if good else 'differs'} ({difference:.1e})", relative_difference=difference)
 
@@ -93,8 +100,8 @@ def packing(probe: Probe) -> dict[str, Any]:
     """Is the gradient of 8 packed rows that of the same rows apart?"""
     if probe.tool == "litgpt":
         raise NotOffered("no packing for fine-tuning")
-    apart = probe.run("accumulated" if probe.tool == "tutelage" else "batch")  # ours packs a batch whenever it fits
-    found = {case: differ(apart, probe.run(case), "gradient") for case in packing_cases(probe.tool)}
+    apart = probe.once("accumulated" if probe.tool == "tutelage" else "batch")  # ours packs a batch whenever it fits
+    found = {case: differ(apart, probe.once(case), "gradient") for case in packing_cases(probe.tool)}
     good = next(iter(found.values())) < EQUAL
     said = "; ".join(f"{case}: {'equal' if d < EQUAL else 'differs'} ({d:.1e})" for case, d in found.items())
     return finding(good, said, relative_difference=found)
@@ -121,24 +128,35 @@ def end_of_turn(probe: Probe) -> dict[str, Any]:
 def trained_text(probe: Probe) -> str:
     """The text of the labelled tokens of the first row that the model was given."""
     tokenizer = Tokenizer.from_file(str(probe.options.work / "model" / "tokenizer.json"))
-    first = probe.run("tokens")["rows"][0]
+    first = probe.once("tokens")["rows"][0]
     ids = [token for token, label in zip(first["ids"], first["labels"]) if label != IGNORED]
     return str(tokenizer.decode(ids, skip_special_tokens=False))
 
 
 def over_long(probe: Probe) -> dict[str, Any]:
     """Two of 8 rows are longer than the limit: one answer runs over it, one question alone does."""
-    result = probe.run("long")
+    result = probe.once("long")
     rows = result["rows"]
     lengths = [len(row["ids"]) for row in rows]
     cut = sum(length == SHORT for length in lengths)
     no_end = sum(2 not in [t for t, label in zip(r["ids"], r["labels"]) if label != IGNORED][-2:] for r in rows)
     empty = sum(all(label == IGNORED for label in row["labels"][1:]) for row in rows)
-    said = next((line.strip()[:160] for line in result["log"].splitlines() if SAYS_SO.search(line)), None)
+    said = told_of(result["log"], probe.once("tokens")["log"])
     named = result.get("dropped", [])
     what = f"{len(rows)} of 8 rows trained, {cut} cut to the limit, {no_end} without a trained end, {empty} without a target"
     told = f"each named ({len(named)})" if named else ("a line in the log" if said else "silent")
     return finding(bool(named or said) and no_end == 0, f"{what}; {told}", lengths=lengths, line=said, dropped=named)
+
+
+def told_of(log: str, without: str) -> str | None:
+    """The first line about cutting or dropping that a log has, and that the log of rows within the limit has not."""
+
+    def plain(line: str) -> str:
+        return re.sub(r"[^a-z ]", "", line.lower().partition(":")[0])
+
+    usual = {plain(line) for line in re.split(r"[\r\n]", without)}
+    lines = [line.strip() for line in re.split(r"[\r\n]", log) if SAYS_SO.search(line) and plain(line) not in usual]
+    return lines[0][:160] if lines else None
 
 
 def resume(probe: Probe) -> dict[str, Any]:
