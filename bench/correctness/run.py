@@ -25,7 +25,7 @@ from tokenizers import Tokenizer  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 TOOLS = ("tutelage", "trl", "litgpt", "llamafactory")
-IGNORED, KILL_AT, SHORT = -100, 6, 128
+IGNORED, KILL_AT, SHORT = -100, 6, 256
 EQUAL = 1e-4  # relative difference of two fp32 gradients that are the same sum in another order
 SAYS_SO = re.compile(r"truncat|dropp|too long|over the limit|exceed|longer than|\bcut\b", re.IGNORECASE)
 

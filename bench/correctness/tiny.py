@@ -30,7 +30,7 @@ def make(folder: Path) -> None:
     write(folder / "eight.jsonl", rows)
     write(folder / "many.jsonl", [row(100 + i, 3 + i % 7, 2 + i % 11) for i in range(64)])
     # One answer runs over the limit, and one question alone is longer than it.
-    write(folder / "long.jsonl", [*[row(i, 3, 4) for i in range(6)], row(6, 3, 200), row(7, 200, 4)])
+    write(folder / "long.jsonl", [*[row(i, 3, 4) for i in range(6)], row(6, 3, 300), row(7, 300, 4)])
     tokenizer = make_tokenizer(rows)
     tokenizer.save_pretrained(folder / "model")
     torch.manual_seed(0)

@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 BATCH, STEPS, SAVE_EVERY = 8, 6, 2
 LONG = 1024  # tokens that everything fits into
-SHORT = 128  # the limit in the check of over-long rows
+SHORT = 256  # the limit in the check of over-long rows
 CASES = (
     "batch",
     "accumulated",

@@ -192,7 +192,7 @@ def correctness_section(result: Result) -> Iterator[str]:
     yield "- Gradients are fp32 and compared as ‖a − b‖ / ‖a‖; below 1e-4 they are called equal."
     yield "- LitGPT: full fine-tuning for the gradients; prompts in its JSON data's default style (`alpaca`)."
     yield "- Interrupted: the process ends at once before update 6 of 6, with a checkpoint of step 4, and is continued."
-    yield "- Over the limit: of 8 rows one answer runs over it and one question alone is longer than it (128 tokens)."
+    yield "- Over the limit: of 8 rows one answer runs over it and one question alone is longer than it (256 tokens)."
     dates = sorted(cell["at"] for tool in tools for cell in result["tools"][tool]["checks"].values())
     yield f"- Checked {dates[0]} to {dates[-1]}. Command: `python bench/correctness/run.py`"
     yield ""
