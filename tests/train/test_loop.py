@@ -132,7 +132,7 @@ def test_a_non_finite_step_stops_before_the_weights_change(how: str, build: Buil
 
 
 def test_early_stopping_and_the_best_checkpoint(build: Build) -> None:
-    state = build(optim={"steps": 40, "batch_size": 5, "learning_rate": 0.3}, validate={"every": 1, "patience": 3})
+    state = build(optim={"steps": 40, "batch_size": 5, "learning_rate": 3.0, "schedule": "constant"}, validate={"every": 1, "patience": 3})
     events = list(training(state))
     assert events[-1].event == "finished"
     assert events[-1].reason == "early_stopping"

@@ -36,7 +36,7 @@ def backward(
     softcap: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k, v, given the gradient [N, Hk, G, D] of `out`."""
-    dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     less = _less_delta(grad, out)
     ones = v.new_ones(*v.shape[:2], less.shape[-1] - v.shape[-1])
     wide = torch.cat((v, ones), dim=-1)  # the product with `less` is gvᵀ - delta: no pass over [T, T] to subtract it
@@ -98,8 +98,9 @@ def _segment_backward(
 
 
 def _add(into: Tensor, part: Tensor, plan: Plan, segment: Segment) -> None:
+    """Write the segment's own keys, and add to its parent's, which come before it in the layout and are written already."""
     start, stop = plan.keys(segment)
     inherited = stop - start
-    into[:, segment.start : segment.stop] += part[:, inherited:]
+    into[:, segment.start : segment.stop] = part[:, inherited:]
     if inherited:
         into[:, start:stop] += part[:, :inherited]

@@ -76,8 +76,11 @@ def blocks(plan: Plan, segment: Segment, causal: bool, window: int | None) -> It
     """The segment's queries in blocks, each with no more keys than it can see."""
     inherited = plan.inherited(segment)
     length = segment.stop - segment.start
-    for start in range(0, length, QUERY_BLOCK):
-        stop = min(start + QUERY_BLOCK, length)
+    size = (
+        -(-length // -(-length // QUERY_BLOCK)) if length else 1
+    )  # equal ones: a last block of few rows costs most of a call
+    for start in range(0, length, size):
+        stop = min(start + size, length)
         last = inherited + (stop if causal else length)
         first = 0
         if window is not None:

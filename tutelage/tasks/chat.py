@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
-
 from tutelage.data.types import Conversation, Message
 from tutelage.encode.template import Template
 from tutelage.encode.types import Encoded, Layout
@@ -29,6 +27,5 @@ def loss(backbone: Backbone, layout: Layout, *, fast: bool = True) -> LossSum:
     if backbone.plain_logits:
         logits = backbone.logits(layout, fast=fast)[layout.sources]
         return reference_from_logits(logits, layout.labels, layout.weights)
-    hidden = backbone.hidden(layout, fast=fast)
-    picked = torch.index_select(hidden, 0, layout.sources)
+    picked = backbone.at_sources(layout, fast=fast)
     return linear_cross_entropy(picked, backbone.head_rule(), layout.labels, layout.weights, fast=fast)

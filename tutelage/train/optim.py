@@ -33,6 +33,7 @@ class Optimizer:
         self.spec = spec
         self.parameters = dict(parameters)
         self.masters: dict[str, Tensor] = {}
+        self.buffers: dict[str, Tensor] = {}  # a master's gradient between steps: new memory at each costs its page faults
         for name, parameter in self.parameters.items():
             exact = parameter.dtype in (torch.float32, torch.float64)
             self.masters[name] = parameter if exact else parameter.detach().float().requires_grad_(True)
@@ -54,7 +55,12 @@ class Optimizer:
             gradient, parameter.grad = parameter.grad, None
             assert gradient is not None
             master = self.masters[name]
-            master.grad = gradient.float() if master.grad is None else master.grad.add_(gradient)
+            if master.grad is None:
+                if name not in self.buffers:
+                    self.buffers[name] = torch.empty_like(master)
+                master.grad = self.buffers[name].copy_(gradient)
+            else:
+                master.grad.add_(gradient)
 
         return move
 
