@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,13 +45,13 @@ def need_of(state: TrainState) -> Need:
         per_token += _per_token(whole) / state.backbone.model.config.get_text_config().num_hidden_layers
         state.adopt(state.plan)
     trained, config = state.trainable.count, state.backbone.model.config.get_text_config()
-    head = state.backbone.head.weight if state.backbone.head is not None else None
-    rows = 0 if head is None else head.shape[0]  # type: ignore[union-attr,index]
+    head: Any = getattr(state.backbone.head, "weight", None)
+    rows = 0 if head is None else head.shape[0]
     chunk = min(CHUNK_VALUES, rows * state.plan.tokens) * 4 * 2
     longest = int(Rows.of(state.train_rows).lengths.max())
     scores = config.num_attention_heads * min(QUERY_BLOCK, longest) * longest * 4 * 3
     doubled = head.numel() * 4 if head is not None and head.requires_grad else 0  # its gradient, while it is added up
-    fixed = trained * 4 + state.optimizer.missing_bytes() + chunk + scores + doubled + SPARE  # type: ignore[operator]
+    fixed = trained * 4 + state.optimizer.missing_bytes() + chunk + scores + doubled + SPARE
     return Need(int(fixed), per_token)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from tutelage.encode.rows import Rows
 from tutelage.engine.backbone import Backbone, make_backbone
 from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.precision import ExecutionPlan, choose_precision, device_name
