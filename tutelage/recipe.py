@@ -12,8 +12,8 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_
 
 from tutelage.errors import MissingInputError, Problem, RecipeError
 from tutelage.registry import suggestion
-from tutelage.taskspec import ChatSpec as ChatSpec  # named here by who reads recipes
 from tutelage.taskspec import TASKS, ClassifySpec, ExtractSpec, Seq2SeqSpec, Spec, TagSpec, TextSpec
+from tutelage.taskspec import ChatSpec as ChatSpec  # named here by who reads recipes
 
 SECRET_KEY = re.compile(r"(^|_)(token|api_key|key|password|secret)$")
 

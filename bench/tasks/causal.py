@@ -35,6 +35,7 @@ def longest_common(a: list[str], b: list[str]) -> int:
 
 def rouge_l(p: Prediction) -> float:
     """The best ROUGE-L F1 over the references, in percent (lower-cased words; no stemming)."""
+
     def one(reference: str) -> float:
         a, b = ("".join(c if c.isalnum() else " " for c in t.lower()).split() for t in (p.text, reference))
         hit = longest_common(a, b)
@@ -78,7 +79,8 @@ def main() -> None:
     draw = np.random.default_rng(0)
     means = sorted(float(gap[draw.integers(0, len(gap), len(gap))].mean()) for _ in range(RESAMPLES))
     result = {"before": float(each["before"].mean()), "after": float(each["after"].mean()), "rows": len(gap),
-              "difference": {"value": float(gap.mean()), "low": means[int(0.025 * RESAMPLES)], "high": means[int(0.975 * RESAMPLES)]},
+              "difference": {"value": float(gap.mean()), "low": means[int(0.025 * RESAMPLES)],
+                             "high": means[int(0.975 * RESAMPLES)]},
               **{k: made[k] for k in ("rows_per_second", "peak_mib", "seconds")}}  # fmt: skip
     if not given.rows and not given.steps:
         (HERE.parent / "results" / f"tasks_{given.set}.json").write_text(json.dumps(result, indent=1) + "\n")

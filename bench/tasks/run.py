@@ -97,7 +97,14 @@ def main() -> None:
             for side, made in pairs:
                 values[side].append(scored(one, made, work / f"{side}-{seed}.npy"))
                 runs[side].append(made)
-                print(name, side, "seed", seed, {k: round(v, 2) for k, v in made.items() if isinstance(v, float)}, flush=True)
+                print(
+                    name,
+                    side,
+                    "seed",
+                    seed,
+                    {k: round(v, 2) for k, v in made.items() if isinstance(v, float)},
+                    flush=True,
+                )
         rate = {side: statistics.median(run["rows_per_second"] for run in found) for side, found in runs.items()}
         peak = {side: max(run["peak_mib"] for run in found) for side, found in runs.items()}
         result = {"difference": difference(values["tutelage"], values["trainer"]), "rows_per_second": rate,
@@ -107,7 +114,9 @@ def main() -> None:
         if not given.rows and not given.steps:
             path = HERE.parent / "results" / f"tasks_{name}.json"
             path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        print(json.dumps({key: result[key] for key in ("difference", "rows_per_second", "speed", "peak_mib", "memory")}))
+        print(
+            json.dumps({key: result[key] for key in ("difference", "rows_per_second", "speed", "peak_mib", "memory")})
+        )
 
 
 if __name__ == "__main__":

@@ -74,7 +74,12 @@ def xquad(data: Path, out: Path, most: int | None) -> Set:
 
     def rows(part: list[Any]) -> list[dict[str, Any]]:
         return [
-            {"id": asked["id"], "context": paragraph["context"], "question": asked["question"], "answers": asked["answers"]}
+            {
+                "id": asked["id"],
+                "context": paragraph["context"],
+                "question": asked["question"],
+                "answers": asked["answers"],
+            }
             for article in part
             for paragraph in article["paragraphs"]
             for asked in paragraph["qas"]
@@ -104,7 +109,11 @@ def scitldr(data: Path, out: Path, most: int | None) -> Set:
         lines = (data / f"summarise/scitldr/{part}.jsonl").read_text(encoding="utf-8").splitlines()
         return [{"source": row["source"], "target": row["target"]} for row in map(json.loads, lines)]
 
-    task = {"kind": "seq2seq", "max_target_tokens": 64, "instruction": "Summarise this abstract in one sentence.\n\n{source}"}
+    task = {
+        "kind": "seq2seq",
+        "max_target_tokens": 64,
+        "instruction": "Summarise this abstract in one sentence.\n\n{source}",
+    }
     return Set("scitldr", write(out / "scitldr_train.jsonl", some(rows("dev"), most)),
                write(out / "scitldr_test.jsonl", some(rows("test"), most or 200)), task, 2, 2e-4, 8, 512,
                "smollm2-135m", {"kind": "lora", "rank": 16, "alpha": 32})  # fmt: skip

@@ -66,7 +66,9 @@ def extract(rows: list[dict[str, Any]], tokenizer: Any, length: int) -> tuple[li
             hit = [j for j in inside if offsets[j][0] < stop and offsets[j][1] > start]
             first, last = hit[0], hit[-1]
         keys = ("input_ids", "attention_mask", "token_type_ids")
-        examples.append({**{key: made[key][i] for key in keys if key in made}, "start_positions": first, "end_positions": last})
+        examples.append(
+            {**{key: made[key][i] for key in keys if key in made}, "start_positions": first, "end_positions": last}
+        )
     return examples, []
 
 
@@ -81,7 +83,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("model", "train", "kind", "out", "precision"):
         parser.add_argument(f"--{name}", required=True)
-    for name, kind in (("epochs", float), ("rate", float), ("batch", int), ("seed", int), ("length", int), ("steps", int)):
+    for name, kind in (
+        ("epochs", float),
+        ("rate", float),
+        ("batch", int),
+        ("seed", int),
+        ("length", int),
+        ("steps", int),
+    ):
         parser.add_argument(f"--{name}", type=kind, default=-1)
     given = parser.parse_args()
     rows = [json.loads(line) for line in Path(given.train).read_text(encoding="utf-8").splitlines()]
@@ -105,7 +114,9 @@ def main() -> None:
     tokenizer.save_pretrained(Path(given.out) / "model")
     done = trainer.state.global_step * given.batch
     done = min(done, round(len(examples) * given.epochs)) if given.steps < 0 else done
-    (Path(given.out) / "times.json").write_text(json.dumps({"seconds": seconds, "rows": done, "rows_per_second": done / seconds}))
+    (Path(given.out) / "times.json").write_text(
+        json.dumps({"seconds": seconds, "rows": done, "rows_per_second": done / seconds})
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,52 @@ from typing import Any
 
 import pytest
 
-WORDS = ["the", "sky", "is", "blue", "rain", "fell", "on", "harbour", "all", "night", "ada", "lives", "in", "london", "bob", "went", "to", "rome", "when", "was", "bridge", "built", "who", "good", "bad", "fine", "terrible", "lovely", "parcel", "never", "came", "thanks", "for", "help", "where", "it", "1890", "1912", "by", "sea", "and", "wind", "light", "a"]
+WORDS = [
+    "the",
+    "sky",
+    "is",
+    "blue",
+    "rain",
+    "fell",
+    "on",
+    "harbour",
+    "all",
+    "night",
+    "ada",
+    "lives",
+    "in",
+    "london",
+    "bob",
+    "went",
+    "to",
+    "rome",
+    "when",
+    "was",
+    "bridge",
+    "built",
+    "who",
+    "good",
+    "bad",
+    "fine",
+    "terrible",
+    "lovely",
+    "parcel",
+    "never",
+    "came",
+    "thanks",
+    "for",
+    "help",
+    "where",
+    "it",
+    "1890",
+    "1912",
+    "by",
+    "sea",
+    "and",
+    "wind",
+    "light",
+    "a",
+]
 
 
 def make_encoder(folder: Path, kind: str = "bert") -> None:
@@ -17,7 +62,7 @@ def make_encoder(folder: Path, kind: str = "bert") -> None:
 
     from tutelage.models.bert_files import SPECIAL, wordpiece
 
-    letters = [c for c in "abcdefghijklmnopqrstuvwxyz0123456789.,?!-"]
+    letters = list("abcdefghijklmnopqrstuvwxyz0123456789.,?!-")
     tokens = [*SPECIAL.values(), *letters, *(f"##{c}" for c in letters), *(w for w in WORDS if len(w) > 1)]
     fast = PreTrainedTokenizerFast(tokenizer_object=wordpiece(tokens), **SPECIAL)
     fast.save_pretrained(folder)
@@ -81,8 +126,10 @@ def made(tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[[str],
     return folder
 
 
-LABELLED = [("lovely sky", "good"), ("rain fell all night", "bad"), ("the light is fine", "good"), ("terrible wind", "bad"),
-            ("thanks for the help", "good"), ("the parcel never came", "bad"), ("good sea", "good"), ("bad harbour", "bad")]  # fmt: skip
+LABELLED = [
+    ("lovely sky", "good"), ("rain fell all night", "bad"), ("the light is fine", "good"), ("terrible wind", "bad"),
+    ("thanks for the help", "good"), ("the parcel never came", "bad"), ("good sea", "good"), ("bad harbour", "bad"),
+]  # fmt: skip
 ROWS: dict[str, list[dict[str, Any]]] = {
     "classify": [{"text": text, "label": label} for text, label in LABELLED],
     "several": [{"text": text, "labels": [label, "short"] if len(text) < 15 else [label]} for text, label in LABELLED],

@@ -101,7 +101,9 @@ def test_packing_and_accumulation_change_nothing(
         assert other == pytest.approx(loss, rel=2e-5)
         assert found.keys() == expected.keys()
         for name, gradient in expected.items():
-            error = (found[name] - gradient).norm() / torch.maximum(gradient.norm(), 1e-5 * whole)
+            error = (found[name] - gradient).norm() / torch.maximum(
+                gradient.norm(), 2e-4 * whole
+            )  # a key bias has none but noise
             assert error < 2e-4, f"{name}: {float(error):.1e}"
 
 

@@ -10,6 +10,7 @@ from tutelage.data.prepare import prepare
 from tutelage.errors import DataError, MissingInputError, TutelageError
 from tutelage.recipe import DataSpec
 
+NESTED = b'{"data": [{"paragraphs": [{"context": "a b", "qas": [{"question": "c", "answers": []}]}]}]}'
 GOOD = b'{"prompt": "a", "response": "b"}\n'
 LATIN = '{"prompt": "é"}\n'.encode("latin-1")
 
@@ -108,7 +109,7 @@ BROKEN: dict[str, tuple[str, bytes, int | None, tuple[str, ...]]] = {
     "oasst": ("a.jsonl", row(message_id="1", parent_id=None, text="a", role="prompter"), 1, ("OASST", "parent_id")),
     "self-instruct": ("a.jsonl", row(instruction="a", instances=[{}]), 1, ("self-instruct", "instances")),
     "token tags": ("a.jsonl", row(tokens=["a"], ner_tags=["O"]), 1, ("CoNLL", "task: tag")),
-    "squad": ("a.json", b'{"data": [{"paragraphs": [{"context": "a b", "qas": [{"question": "c", "answers": []}]}]}]}', 1, ("SQuAD", "task: extract")),
+    "squad": ("a.json", NESTED, 1, ("SQuAD", "task: extract")),
     "text and label": ("a.csv", b"text,label\na,b\n", 2, ("label",)),
     "plain text": ("a.jsonl", row(text="a"), 1, ("plain texts",)),
     "preferences": ("a.jsonl", row(prompt="a", chosen="b", rejected="c"), 1, ("rejected",)),

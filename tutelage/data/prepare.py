@@ -86,7 +86,7 @@ def prepare(spec: DataSpec, *, seed: int, accepts: Accepts = only_chat) -> Prepa
 
 
 def fingerprint(*parts: Part) -> str:
-    """A sha256 over the content of the parts' rows in order (of conversations: roles, texts, weights, calls, tools); places do not count."""
+    """A sha256 over the content of the parts' rows (roles, texts, weights, calls, tools, labels) in order; places do not count."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"part of {len(part)}\n".encode())
@@ -155,7 +155,9 @@ def _read_rows(items: Iterable[Row | Problem], file: str, source: SourceSpec | N
 
 def _parsed(rows: list[Row], name: str, found: _Findings) -> Iterator[DataRow]:
     parse = FORMATS.get(name).parse
-    for at, row in rows:
+    rows.reverse()
+    while rows:  # each row is let go when it is parsed: all of them twice would be the peak of the whole run's memory
+        at, row = rows.pop()
         try:
             conversation = parse(row, at)
         except DataError as error:

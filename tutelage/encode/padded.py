@@ -27,6 +27,11 @@ class Padded:
     weights: Tensor
     tokens: int
 
+    @property
+    def ids(self) -> Tensor:
+        """All ids, padding included: its length is what the micro-batch costs."""
+        return torch.cat((self.encoder_ids.flatten(), self.decoder_ids.flatten()))
+
 
 def buckets(rows: Sequence[Encoded], budget: int) -> list[list[int]]:
     """Row numbers in groups of similar length, each of at most `budget` tokens with its padding; a longer row is alone."""

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.encode.types import Layout, Segment
-from tutelage.engine.attention import NAME, Plan, register
+from tutelage.engine.attention import NAME, register
 from tutelage.engine.backbone import PROBE_TOKENS, Backbone, close
+from tutelage.engine.plan import Plan
 
 Apply = Callable[[Tensor], Tensor]
 

@@ -28,8 +28,9 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging
 
-from tutelage.errors import ModelError
+from tutelage.errors import ModelError, is_out_of_memory
 from tutelage.models.safety import check_folder, read_object
+from tutelage.models.shallow import shallow_config
 from tutelage.models.types import Family, HeadWanted
 
 # The class of each head, and the architectures that have it.
@@ -83,14 +84,18 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def load_model(path: Path, *, dtype: torch.dtype) -> PreTrainedModel:
-    """The causal language model of a folder in `dtype`, in eval mode, with every weight from its files."""
+def load_model(path: Path, *, dtype: torch.dtype, shallow: bool = False) -> PreTrainedModel:
+    """The causal language model of a folder in `dtype`, in eval mode, with every weight from its files.
+
+    `shallow`: only its embeddings, its first layers, as many as hold one of each kind, and its head.
+    """
     check_folder(path)
     _refuse_other_kinds(path)
     try:
         with _quiet():
             model, report = AutoModelForCausalLM.from_pretrained(
                 str(path),
+                config=shallow_config(path) if shallow else None,
                 dtype=dtype,
                 local_files_only=True,
                 use_safetensors=True,
@@ -99,6 +104,8 @@ def load_model(path: Path, *, dtype: torch.dtype) -> PreTrainedModel:
                 output_loading_info=True,
             )
     except Exception as error:  # whatever a loader raises on a damaged folder
+        if is_out_of_memory(error):
+            raise
         raise ModelError("the model cannot be loaded", where=str(path), why=_short(error)) from error
     absent = sorted(str(name) for key in ("missing_keys", "mismatched_keys") for name in report.get(key, ()))
     if absent:

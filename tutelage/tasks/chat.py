@@ -1,15 +1,15 @@
 """Task `chat`: next-token loss on the assistant's turns of a causal model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tutelage.data.types import Conversation, Message, Row
 from tutelage.encode.contract import Contract, Fitted, examine, fit
+from tutelage.encode.encoder import Encoder
 from tutelage.encode.preview import examples
+from tutelage.encode.rows import Columns, Rows
 from tutelage.encode.template import Template
 from tutelage.encode.types import Encoded, Layout
 from tutelage.engine.backbone import Backbone, make_backbone
@@ -24,9 +24,14 @@ from tutelage.tasks.types import TASKS, Opening, require_family
 from tutelage.taskspec import ChatSpec
 
 
-def encode(template: Template, spec: ChatSpec, rows: Sequence[Conversation]) -> list[Encoded]:
-    """The rows as tokens and loss weights, with the recipe's system prompt where a row has none."""
-    return template.encode([with_system(row, spec.system) for row in rows], spec.train_on)
+def encode(template: Template, spec: ChatSpec, rows: Iterable[Conversation]) -> Iterator[Columns]:
+    """The rows as tokens and loss weights, in chunks, with the recipe's system prompt where a row has none."""
+    return Encoder(template, spec.train_on).columns(with_system(row, spec.system) for row in rows)
+
+
+def encoding(spec: ChatSpec) -> dict[str, object]:
+    """The keys of the recipe that decide the tokens."""
+    return {"kind": "chat", "system": spec.system, "train_on": spec.train_on}
 
 
 def with_system(row: Conversation, system: str | None) -> Conversation:
@@ -41,8 +46,7 @@ def loss(backbone: Backbone, layout: Layout, *, fast: bool = True) -> LossSum:
     if backbone.plain_logits:
         logits = backbone.logits(layout, fast=fast)[layout.sources]
         return reference_from_logits(logits, layout.labels, layout.weights)
-    hidden = backbone.hidden(layout, fast=fast)
-    picked = torch.index_select(hidden, 0, layout.sources)
+    picked = backbone.at_sources(layout, fast=fast)
     return linear_cross_entropy(picked, backbone.head_rule(), layout.labels, layout.weights, fast=fast)
 
 
@@ -72,7 +76,8 @@ class BoundChat:
 
     def fit(self, rows: Sequence[Row]) -> Fitted:
         """Conversations as tokens with a loss weight each."""
-        return fit(encode(self.template, self.spec, conversations(rows)), self.max_tokens, self.over_length)
+        parts = list(encode(self.template, self.spec, conversations(rows)))
+        return fit([row for part in parts for row in Rows.all(part)], self.max_tokens, self.over_length)
 
     def contract(self, rows: Sequence[Row], fitted: Fitted) -> Contract:
         """The token contract."""

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from tutelage.data.types import Dropped, Row
-from tutelage.encode.contract import Check, Contract, Fitted
+from tutelage.encode.contract import Contract, Fitted
+from tutelage.encode.examined import Check
 from tutelage.encode.template import Template
 from tutelage.encode.types import Encoded
 from tutelage.engine.backbone import Backbone

@@ -107,7 +107,13 @@ def _open(
         lora.merge(loaded)
     backbone = task.backbone(loaded.eval())
     plan = ExecutionPlan(
-        precision, device, torch.get_num_threads(), PREDICT_TOKENS, backbone.packs and backbone.shares, backbone.packs, rates
+        precision,
+        device,
+        torch.get_num_threads(),
+        PREDICT_TOKENS,
+        backbone.packs and backbone.shares,
+        backbone.packs,
+        rates,
     )
     return OpenedTask(task, backbone, plan, name)
 

@@ -2,12 +2,13 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from tutelage.encode.contract import Check, Contract, Fitted
+from tutelage.encode.contract import Contract, Fitted
+from tutelage.encode.examined import Check
 from tutelage.encode.template import ROLES
 from tutelage.encode.tokens import Tokens
 from tutelage.encode.types import Encoded
@@ -65,7 +66,7 @@ def _check(name: str, meaning: str, count: int, problems: list[Problem]) -> Chec
     return Check(name, meaning, count, tuple(problems[:20]), len(problems))
 
 
-def _has_target(rows: tuple[Encoded, ...]) -> Check:
+def _has_target(rows: Sequence[Encoded]) -> Check:
     problems = [
         Problem("this row has no target", str(row.at), "nothing in it is trained", "remove the row")
         for row in rows
@@ -74,7 +75,7 @@ def _has_target(rows: tuple[Encoded, ...]) -> Check:
     return _check("has_target", "no row without a target", len(rows), problems)
 
 
-def _inside(rows: tuple[Encoded, ...]) -> Check:
+def _inside(rows: Sequence[Encoded]) -> Check:
     problems = [
         Problem("a target of this row lies behind its last token", str(row.at), "the row was cut", "raise max_tokens")
         for row in rows
@@ -83,7 +84,7 @@ def _inside(rows: tuple[Encoded, ...]) -> Check:
     return _check("targets_inside", "every target is scored at a token of its row", len(rows), problems)
 
 
-def _known_words(tokens: Tokens, rows: tuple[Encoded, ...]) -> Check:
+def _known_words(tokens: Tokens, rows: Sequence[Encoded]) -> Check:
     """Rows that are mostly unknown tokens: another script, or the tokenizer of another model."""
     unknown = tokens.tokenizer.unk_token_id
     problems = [

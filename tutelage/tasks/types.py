@@ -113,4 +113,3 @@ def require_family(task: str, opening: Opening, *families: Family) -> None:
         why=f"a {kind} model is an {opening.family}, and the task needs an {' or '.join(families)}".replace("a e", "an e"),
         fix={"encoder": "model: minilm-l6", "decoder": "model: smollm2-135m"}.get(families[0], "model: t5-small"),
     )  # fmt: skip
-

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from tutelage.data.prepare import prepare
-from tutelage.data.types import Dropped, Prepared
-from tutelage.encode.contract import Contract, Fitted
+from tutelage.data.types import Conversation, Dropped, Prepared, Row
+from tutelage.encode.contract import Contract, Fitted, fit
+from tutelage.encode.rows import Rows
+from tutelage.encode.store import Stored, key_of, open_store
 from tutelage.encode.template import Template
 from tutelage.errors import DataError, ModelError
 from tutelage.models.fetch import fetch
@@ -21,8 +23,9 @@ from tutelage.models.types import Fetched
 from tutelage.recipe import Recipe, SourceSpec
 from tutelage.runs import read_json
 from tutelage.tasks import TASKS, Bound, Opening
-from tutelage.tasks.chat import read_template
+from tutelage.tasks.chat import BoundChat, conversations, encode, encoding, read_template
 from tutelage.tasks.mixed import open_task
+from tutelage.taskspec import ChatSpec
 
 Say = Callable[[str], None]
 
@@ -37,6 +40,7 @@ class Material:
     train: Fitted
     validation: Fitted
     contract: Contract
+    tokens: str  # sha256 of the encoded rows
     loaded: Any = None  # a model that the caller has loaded already; it is trained in place
 
     @property
@@ -78,14 +82,34 @@ def gather(recipe: Recipe, say: Say, loaded: tuple[Any, Any] | None = None) -> M
             tokenizer, model.config.to_dict(), as_ids(model.generation_config.eos_token_id), recipe, prepared
         )
     bound = open_task(recipe.task, prepared.sources, opening)
-    train, validation = bound.fit(prepared.train), bound.fit(prepared.validation)
+    (train, first), (validation, second) = (
+        fitted(bound, recipe, name, part, prepared.fingerprint, say)
+        for name, part in (("train", prepared.train), ("validation", prepared.validation))
+    )
     if not train.rows:
         raise DataError(
             f"no training row fits into {recipe.max_tokens} tokens", where="max_tokens",
             why=f"{train.over_length} rows are longer", fix="raise max_tokens, or set over_length: truncate",
         )  # fmt: skip
     contract = bound.contract(prepared.train, train)
-    return Material(prepared, fetched, bound, train, validation, contract, loaded[0] if loaded else None)
+    tokens = hashlib.sha256((first + second).encode()).hexdigest()
+    return Material(prepared, fetched, bound, train, validation, contract, tokens, loaded[0] if loaded else None)
+
+
+def fitted(
+    task: Bound, recipe: Recipe, name: str, part: Sequence[Row], fingerprint: str, say: Say
+) -> tuple[Fitted, str]:
+    """The rows of one part of the data as tokens, and a sha256 over them. Those of `chat` are kept for the next run."""
+    if isinstance(task, BoundChat):
+        stored = encoded(task.template, recipe, task.spec, name, conversations(part), fingerprint, say)
+        return fit(stored.rows, recipe.max_tokens, recipe.over_length), stored.sha256
+    made = task.fit(part)
+    digest = hashlib.sha256()
+    for row in made.rows:
+        digest.update(row.ids.tobytes() + row.weights.tobytes() + (b"" if row.source is None else row.source.tobytes()))
+        if row.targets is not None:
+            digest.update(row.targets.labels.tobytes() + row.targets.weights.tobytes())
+    return made, digest.hexdigest()
 
 
 def accepted(recipe: Recipe, source: SourceSpec | None) -> tuple[type, ...]:
@@ -107,6 +131,26 @@ def _opening(
         tokenizer, config, family_of(config), recipe.max_tokens, recipe.over_length, prepared.train,
         (*prepared.validation, *prepared.test), tuple(eos_ids),
     )  # fmt: skip
+
+
+def encoded(
+    template: Template,
+    recipe: Recipe,
+    spec: ChatSpec,
+    name: str,
+    part: Sequence[Conversation],
+    fingerprint: str,
+    say: Say,
+) -> Stored:
+    """The rows of one part of the data as tokens, from the store of an earlier run if there is one."""
+    if not part:
+        return Stored(Rows.of([]), "", reused=False)
+    places = hashlib.sha256("\n".join(str(row.at) for row in part).encode()).hexdigest()
+    key = key_of(template, encoding(spec), f"{fingerprint} {name} {places}")
+    stored = open_store(key, lambda: encode(template, spec, part), say)
+    if stored.reused:
+        say(f"data: the tokens of {len(part)} {name} rows are those of an earlier run")
+    return stored
 
 
 def open_template(model: Path, chat_template: str | None = None) -> Template:

@@ -1,5 +1,6 @@
 """Format `entities`: a text with entities as character spans."""
 
+import itertools
 import re
 
 from tutelage.data.formats.fields import every, required_list, required_texts, wrong_type
@@ -24,7 +25,7 @@ def parse(row: RowDict, at: At) -> Tagged:
     """The text as words and punctuation marks, tagged BIO; a word that an entity cuts is two words."""
     (text,) = required_texts(row, at, "text")
     spans = sorted(every(required_list(row, at, "entities"), lambda i, item: _span(item, text, at, f"entities[{i}]")))
-    for (_, stop, _), (start, _, _) in zip(spans, spans[1:]):
+    for (_, stop, _), (start, _, _) in itertools.pairwise(spans):
         if start < stop:
             raise RowError("two entities overlap", where=str(at), why=f"at character {start}", fix="keep one of them")
     edges = {edge for start, stop, _ in spans for edge in (start, stop)}
@@ -32,7 +33,7 @@ def parse(row: RowDict, at: At) -> Tagged:
     tags: list[str] = []
     for match in WORD.finditer(text):
         cuts = [match.start(), *sorted(e for e in edges if match.start() < e < match.end()), match.end()]
-        for start, stop in zip(cuts, cuts[1:]):
+        for start, stop in itertools.pairwise(cuts):
             inside = next((span for span in spans if span[0] <= start and stop <= span[1]), None)
             first = inside is not None and not text[inside[0] : start].strip()
             words.append(text[start:stop])
