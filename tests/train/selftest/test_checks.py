@@ -14,8 +14,9 @@ from tutelage.engine import attention, decoder, lora_linear, loss, packed
 from tutelage.engine.plan import Plan
 from tutelage.models.tiny import KINDS
 from tutelage.recipe import FullSpec, LoraSpec
+from tutelage.tasks.batching import packed as layouts
 from tutelage.train import optim
-from tutelage.train.loop import TrainState, layouts
+from tutelage.train.loop import TrainState
 from tutelage.train.selftest import execution, subject
 from tutelage.train.selftest.checks import Outcome, examine
 from tutelage.train.selftest.subject import Subject, notes_of, tiny_subject
