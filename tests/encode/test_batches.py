@@ -61,3 +61,10 @@ def test_groups_are_well_filled() -> None:
     assert len(groups) <= 11 / 9 * (sum(lengths) / 1024) + 1
     loads = [sum(lengths[i] for i in group) for group in groups]
     assert max(loads) - min(loads) <= 400
+
+
+def test_the_order_of_an_epoch_is_computed_once() -> None:
+    """A step's cost must not grow with the rows."""
+    batches = Batches(1000, 8, 3)
+    assert batches.order(5) is Batches(1000, 8, 3).order(5)
+    assert not batches.order(5).flags.writeable

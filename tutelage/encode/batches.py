@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +24,19 @@ class Batches:
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The permutation of epoch `epoch`, by a counter-based generator (Philox) keyed with seed and epoch."""
-        return np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(self.rows)
+        return _order(self.rows, self.seed, epoch)
 
     def of_step(self, step: int) -> NDArray[np.int64]:
         """Row numbers of optimiser step `step`, counted from 0 over all epochs."""
         epoch, index = divmod(step, self.per_epoch)
         return self.order(epoch)[index * self.size : (index + 1) * self.size]
+
+
+@lru_cache(maxsize=2)  # a step must not cost what an epoch does
+def _order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(rows)
+    order.flags.writeable = False
+    return order
 
 
 def micro_batches(rows: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:

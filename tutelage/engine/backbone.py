@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tutelage.encode.types import Layout, Segment
 from tutelage.engine.attention import NAME, register
@@ -35,6 +36,12 @@ class Backbone:
     notes: tuple[str, ...] = ()
     stack: Stack | None = None  # the body as hand-written layers, where the model is of a kind they know
     keep: Keep = Keep.ALL  # what layers save for the backward; execution only
+
+    def keeping(self, keep: Keep) -> "Backbone":
+        """The same with layers that save `keep` for the backward; a model's own layers save all or only their input."""
+        if self.stack is None:
+            checkpoint_layers(self.model, keep is Keep.INPUT)
+        return replace(self, keep=keep)
 
     def head_rule(self) -> Head:
         """The head for the loss without logits; reads the weight anew, as training may have replaced it."""
@@ -89,6 +96,20 @@ def make_backbone(model: Any) -> Backbone:
         notes.append(f"{config.model_type} cannot keep packed rows apart: one row per micro-batch")
     backbone = Backbone(model, model.base_model, head, scale, softcap, packs, plain, tuple(notes))
     return _with_stack(backbone) if packs else backbone
+
+
+def checkpoint_layers(model: Any, on: bool) -> None:
+    """Let a model's own layers keep only their input (Chen et al. 2016, arXiv 1604.06174), by transformers' switch.
+
+    That switch works in training mode; only the layer itself is put into it, so that no dropout inside comes on.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if on and layers:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    elif layers and model.is_gradient_checkpointing:
+        model.gradient_checkpointing_disable()
+    for layer in layers:
+        layer.training = on
 
 
 def _with_stack(backbone: Backbone) -> Backbone:

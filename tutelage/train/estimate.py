@@ -2,6 +2,7 @@
 
 import math
 
+from tutelage.encode.rows import Rows
 from tutelage.engine.precision import measure_gflops
 from tutelage.train.budget import Need, most_tokens
 from tutelage.train.loop import TrainState
@@ -14,8 +15,8 @@ MEMORY_RANGE = (0.7, 1.3)  # around the estimate; tests/train/test_budget.py hol
 
 def estimate_line(state: TrainState, need: Need | None) -> str:
     """The plan, with ranges instead of figures that nobody can know."""
-    lengths = [len(row.ids) for row in state.train_rows]
-    mean, rows = sum(lengths) / len(lengths), min(state.optim.batch_size, len(lengths))
+    lengths = Rows.of(state.train_rows).lengths
+    mean, rows = float(lengths.mean()), min(state.optim.batch_size, len(lengths))
     per_step = math.ceil(mean * rows / state.plan.tokens) if state.plan.packed else rows
     share = state.trainable.count / state.trainable.total
     quickest, slowest = seconds_per_step(state, mean * rows)
