@@ -20,11 +20,11 @@ CHUNK = 2_000_000  # numbers of a weight matrix that are held at once: 16 MB
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a score is: its range, whether more is better, which interval fits it, and the exact definition in a line."""
+    """What a score is: its range, whether more is better (None: neither), which interval fits it, its definition in a line."""
 
     low: float = 0.0
     high: float = 1.0
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
     interval: Interval = "bootstrap"
     signature: str = ""
 
