@@ -8,10 +8,11 @@ import pytest
 from tutelage.data.types import At
 from tutelage.metrics.types import Likelihood, Prediction, Value
 
-WORDS = (
+TEXT = (
     "the a an invoice card payment was is refused refunded on Monday by bank customer account please open settings "
     "and choose it's 1,234.50 euros. don't worry! München, Zürich; naïve (soon) e-mail \"quoted\" 2026-11-24"
-).split()
+)
+WORDS = TEXT.split()
 Make = Callable[..., list[Prediction]]
 
 

@@ -1,10 +1,11 @@
 """Confidence intervals of scores and of differences between two systems on the same rows, and what they allow to say.
 
-A share of independent examples has Wilson's interval. Everything else is resampled: examples, or the groups that they
+A share of independent examples has Wilson's interval. Other scores are resampled: examples, or the groups that they
 share, with the bias-corrected and accelerated bootstrap (BCa; Efron, JASA 1987, section 3), whose levels are widened
 as Hesterberg proposes (The American Statistician 2015, section 5: a percentile interval of few units is too narrow by
 the factor between Student's and the normal quantile). Counts of distinct things shrink when rows repeat, so they have
-the jackknife's normal interval instead. bench/statistics/coverage.py measures how often these cover the truth.
+the jackknife's interval instead. So have differences: those of two systems are nearly symmetric, often with heavy
+tails, and there BCa called equal systems different too often. bench/statistics/coverage.py measures all of this.
 """
 
 import math
@@ -23,6 +24,7 @@ LEVEL = 0.95
 RESAMPLES = 2000
 MOST_LEFT_OUT = 1000  # units of the jackknife; more are left out in blocks, which estimates the same acceleration
 NORMAL = NormalDist()
+NO_SPREAD = "none (a single unit, or no such score, says nothing of its spread)"
 
 Verdict = Literal["better", "worse", "different", "cannot tell"]  # "different": neither more nor less is better
 
@@ -72,7 +74,7 @@ def estimate(
         low, high = wilson(float(hits), float(trials), level)
         method = "Wilson"
     else:
-        low, high, method = _resampled_interval((units,), value, level, seed, resamples)
+        low, high, method = _resampled_interval(units, value, level, seed, resamples)
         method += over
     if low == high == value and value in (about.low, about.high) and math.isfinite(about.high - about.low):
         low, high, method = _all_alike(value, about.low, about.high, len(units), level)
@@ -80,10 +82,7 @@ def estimate(
     return Estimate(value, low, high, count, method, about.higher_is_better, about.signature)
 
 
-def difference(
-    first: Statistic, second: Statistic, groups: Sequence[str] = (), *, level: float = LEVEL, seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> Difference:  # fmt: skip
+def difference(first: Statistic, second: Statistic, groups: Sequence[str] = (), *, level: float = LEVEL) -> Difference:
     """`second` minus `first`, scored on the same rows in the same order, with a paired interval and a verdict."""
     count = _count(second)
     if len(first) != len(second):
@@ -96,8 +95,8 @@ def difference(
         low, high = paired_shares(one.rows, two.rows, level)
         method = "Bonett-Price"
     else:
-        low, high, method = _resampled_interval((one, two), after - before, level, seed, resamples)
-        method = f"paired {method}{over}"
+        low, high, method = _paired(one, two, after - before, level)
+        method += over
     higher = first.about.higher_is_better
     return Difference(before, after, after - before, low, high, count, method, _verdict(low, high, higher), higher)
 
@@ -127,6 +126,13 @@ def paired_shares(first: Array, second: Array, level: float = LEVEL) -> tuple[fl
     return gained - lost - half, gained - lost + half
 
 
+def _paired(first: Statistic, second: Statistic, value: float, level: float) -> tuple[float, float, str]:
+    if len(first) < 2 or not math.isfinite(value):
+        return -math.inf, math.inf, NO_SPREAD
+    low, high, method = _jackknife(_left_out(second) - _left_out(first), value, level)
+    return low, high, f"paired {method}"
+
+
 def draws(units: int, resamples: int, seed: int) -> Iterator[Array]:
     """Weights [b, units] of bootstrap resamples, `resamples` rows in all: how often each unit was drawn."""
     generator = np.random.Generator(np.random.Philox(key=[seed, units]))
@@ -138,38 +144,40 @@ def draws(units: int, resamples: int, seed: int) -> Iterator[Array]:
 
 
 def _resampled_interval(
-    systems: Sequence[Statistic], value: float, level: float, seed: int, resamples: int
+    units: Statistic, value: float, level: float, seed: int, resamples: int
 ) -> tuple[float, float, str]:
-    """The interval of one score, or of the second minus the first, by the method that fits the score."""
-    units = len(systems[0])
-    if units < 2 or not math.isfinite(value):
-        return -math.inf, math.inf, "none (a single unit says nothing of its spread)"
-    left_out = _contrast([_left_out(system) for system in systems])
-    if systems[0].about.interval == "jackknife":
-        spread = math.sqrt((len(left_out) - 1) / len(left_out) * float(((left_out - left_out.mean()) ** 2).sum()))
-        half = _student(0.5 + level / 2, len(left_out) - 1) * spread
-        return value - half, value + half, "jackknife"
-    parts = [_contrast([s.resampled(weights) for s in systems]) for weights in draws(units, resamples, seed)]
-    replicates = np.concatenate(parts)
+    """The interval of one score by the method that fits it."""
+    if len(units) < 2 or not math.isfinite(value):
+        return -math.inf, math.inf, NO_SPREAD
+    left_out = _left_out(units)
+    if units.about.interval == "jackknife":
+        return _jackknife(left_out, value, level)
+    replicates = np.concatenate([units.resampled(weights) for weights in draws(len(units), resamples, seed)])
     replicates = replicates[np.isfinite(replicates)]
     if len(replicates) < resamples // 2:
         return -math.inf, math.inf, "none (most resamples have no such score)"
     if np.ptp(replicates) <= 1e-12 * max(1.0, abs(value)):
         return value, value, "bootstrap without spread"
-    low, high = _bca(replicates, left_out, value, units, level)
+    low, high = _bca(replicates, left_out, value, len(units), level)
     return low, high, f"BCa bootstrap, {resamples:,} resamples"
 
 
-def _contrast(values: Sequence[Array]) -> Array:
-    return values[0] if len(values) == 1 else values[1] - values[0]
+def _jackknife(left_out: Array, value: float, level: float) -> tuple[float, float, str]:
+    """Student's interval with the jackknife's standard error (Efron and Tibshirani 1993, chapter 11)."""
+    count = len(left_out)
+    spread = math.sqrt((count - 1) / count * float(((left_out - left_out.mean()) ** 2).sum()))
+    if not math.isfinite(spread):
+        return -math.inf, math.inf, "none (without some row there is no such score)"
+    half = _student(0.5 + level / 2, count - 1) * spread
+    return value - half, value + half, "jackknife"
 
 
 def _left_out(statistic: Statistic) -> Array:
-    """Jackknife values; of many units, those of blocks of them."""
+    """Jackknife values; of many units, those of blocks of them, drawn by chance as neighbours may be alike."""
     if len(statistic) <= MOST_LEFT_OUT:
         return statistic.left_out()
-    blocks = np.arange(len(statistic)) * MOST_LEFT_OUT // len(statistic)
-    return statistic.grouped(blocks).left_out()
+    order = np.random.Generator(np.random.Philox(key=[0, len(statistic)])).permutation(len(statistic))
+    return statistic.grouped(order % MOST_LEFT_OUT).left_out()
 
 
 def _bca(replicates: Array, left_out: Array, value: float, units: int, level: float) -> tuple[float, float]:
