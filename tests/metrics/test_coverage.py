@@ -26,7 +26,7 @@ def test_intervals_cover_and_equal_systems_are_rarely_called_different(coverage:
     # 150 trials of 95 % lie between 89 and 99 % with 999 in 1,000; the band of 93 to 97 % needs the script's 1,000.
     for family in coverage.families(1, size=3000):
         held = coverage.coverage(family, ROWS, TRIALS, 1, 400)
-        assert 0.88 <= held, (family.name, held)
+        assert held >= 0.88, (family.name, held)
         wrong = coverage.called_different(family, ROWS, TRIALS, 1)
         assert wrong <= 0.12, (family.name, wrong)
 
