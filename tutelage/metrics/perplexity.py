@@ -37,7 +37,7 @@ def _exponential(sums: Array) -> Array:
     return np.exp(np.minimum(quotient(sums), LARGEST_LOG))
 
 
-def _sums(predictions: Sequence[Prediction], size: Callable[[Likelihood], int]) -> Array:
+def _sums(predictions: Sequence[Prediction], size: Callable[[Likelihood], float]) -> Array:
     require(predictions)
     rows = []
     for one in predictions:
