@@ -27,8 +27,9 @@ def majority(predictions: Sequence[Prediction], training: Sequence[Value]) -> li
     Of numbers it is their mean. Without training rows it is that of the scored rows, which flatters it.
     """
     known = list(training) or [one.reference for one in predictions]
-    if all(isinstance(value, float) for value in known):
-        center = sum(float(value) for value in known) / len(known)  # type: ignore[arg-type]
+    numbers = [value for value in known if isinstance(value, float)]
+    if len(numbers) == len(known):
+        center = sum(numbers) / len(numbers)
         return [_answered(one, center) for one in predictions]
     if any(_is_tags(one) for one in predictions):
         tag = Counter(tag for value in known if isinstance(value, tuple) for tag in value).most_common(1)[0][0]

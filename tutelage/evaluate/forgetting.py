@@ -13,7 +13,7 @@ import numpy as np
 from tutelage.data.types import Message
 from tutelage.encode.template import ROLES, Template
 from tutelage.encode.types import Encoded
-from tutelage.engine.backbone import Backbone, make_backbone
+from tutelage.engine.backbone import Backbone
 from tutelage.evaluate.instructions import obeyed
 from tutelage.evaluate.probing import Choice, Probe, Request, Text
 from tutelage.generate.batch import generate
@@ -21,7 +21,7 @@ from tutelage.generate.sampling import Sampling
 from tutelage.metrics import METRICS, Difference, Estimate, Likelihood, Prediction, difference, estimate
 from tutelage.metrics.statistics import About, Summed, quotient
 from tutelage.tasks.chat_answers import text_of
-from tutelage.tasks.likelihood import target_losses
+from tutelage.tasks.likelihood import backbone_of, target_losses
 
 FORMAT_TOKENS, SAMPLE_TOKENS = 64, 64
 DIVERGENCE = About(low=-np.inf, high=np.inf, higher_is_better=False, signature="KL(base||model)|nats per token|sampled")
@@ -70,9 +70,9 @@ def probe(
         if checked:
             found[name], kinds[name] = _requests(model, template, checked), Request
     questions = [row for rows in probes.values() for row in rows if isinstance(row, Request) and not row.check]
-    rows = base.own.rows if base else _sampled(model, template, questions, seed)
-    backbone = make_backbone(model)
-    own = Sampled(rows, tuple(float(losses.sum()) for losses in target_losses(backbone, rows)))
+    answers = base.own.rows if base else _sampled(model, template, questions, seed)
+    backbone = backbone_of(model)
+    own = Sampled(answers, tuple(float(losses.sum()) for losses in target_losses(backbone, answers)))
     for name, items in probes.items():
         texts = [row for row in items if isinstance(row, Text)]
         choices = [row for row in items if isinstance(row, Choice)]

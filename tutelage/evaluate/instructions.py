@@ -20,7 +20,7 @@ def obeyed(answer: str, check: dict[str, Any]) -> bool:
 
 @CHECKS.add("words")
 def _words(text: str, check: dict[str, Any]) -> bool:
-    return len(text.split()) <= check["most"]
+    return len(text.split()) <= int(check["most"])
 
 
 @CHECKS.add("one_of")

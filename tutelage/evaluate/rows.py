@@ -50,7 +50,7 @@ def read_rows(data: str | None, recipe: Recipe | None, *, most: int = 0) -> Rows
             return Rows("held-out rows", _spread(prepared.validation, most), (), None, training)
     if data is None:
         raise UsageError("there is nothing to score", where="data", fix="--data FILE")
-    found = prepare(DataSpec(train=[data]), seed=0)  # type: ignore[list-item]
+    found = prepare(DataSpec(train=[data]), seed=0)
     return Rows(data, _spread(found.train, most), found.dropped, columns_of(data), training)
 
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
-from tutelage.engine.attention import NAME
+from tutelage.engine.attention import NAME, switch_off
 from tutelage.errors import DataError, OutOfMemoryError, Problem
 from tutelage.generate.decode import Reason, context_limit
 from tutelage.generate.sampling import Sampling, next_id
@@ -74,14 +74,13 @@ def generate(
 @contextmanager
 def plain_attention(model: Any) -> Iterator[None]:
     """Our packed attention knows no padding mask: decoding runs with what transformers has for the model."""
-    if model.config._attn_implementation != NAME:
-        yield
-        return
-    model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+    before = model.config._attn_implementation
+    switch_off(model)
     try:
         yield
     finally:
-        model.set_attn_implementation(NAME)
+        if before == NAME:
+            model.set_attn_implementation(NAME)
 
 
 def _generator(model: Any, seed: int, place: int) -> torch.Generator:

@@ -3,7 +3,8 @@
 A share of independent examples has Wilson's interval. Other scores are resampled: examples, or the groups that they
 share, with the bias-corrected and accelerated bootstrap (BCa; Efron, JASA 1987, section 3), whose levels are widened
 as Hesterberg proposes (The American Statistician 2015, section 5: a percentile interval of few units is too narrow by
-the factor between Student's and the normal quantile). Counts of distinct things shrink when rows repeat, so they have
+the factor between Student's and the normal quantile). Means without an upper limit, such as losses, have long tails, and
+there the bootstrap-t covers better. Counts of distinct things shrink when rows repeat, so they have
 the jackknife's interval instead. So have differences: those of two systems are nearly symmetric, often with heavy
 tails, and there BCa called equal systems different too often. bench/statistics/coverage.py measures all of this.
 """
@@ -152,6 +153,8 @@ def _resampled_interval(
     left_out = _left_out(units)
     if units.about.interval == "jackknife":
         return _jackknife(left_out, value, level)
+    if units.about.interval == "bootstrap-t" and isinstance(units, Summed):
+        return _bootstrap_t(units, level, seed, resamples)
     replicates = np.concatenate([units.resampled(weights) for weights in draws(len(units), resamples, seed)])
     replicates = replicates[np.isfinite(replicates)]
     if len(replicates) < resamples // 2:
@@ -160,6 +163,29 @@ def _resampled_interval(
         return value, value, "bootstrap without spread"
     low, high = _bca(replicates, left_out, value, len(units), level)
     return low, high, f"BCa bootstrap, {resamples:,} resamples"
+
+
+def _bootstrap_t(units: Summed, level: float, seed: int, resamples: int) -> tuple[float, float, str]:
+    """The bootstrap-t interval of a quotient of sums (Efron and Tibshirani 1993, section 12.5), mapped to the score."""
+    x, y = units.rows[:, 0], units.rows[:, 1]
+    columns = np.stack((x, y, x * x, x * y, y * y), axis=1)
+
+    def quotient_and_error(sums: Array) -> tuple[Array, Array]:
+        r = sums[:, 0] / sums[:, 1]
+        variance = sums[:, 2] - 2 * r * sums[:, 3] + r * r * sums[:, 4]
+        return r, np.sqrt(np.maximum(variance, 0.0) * len(x) / (len(x) - 1)) / sums[:, 1]
+
+    (value,), (error,) = quotient_and_error(columns.sum(axis=0)[None])
+    drawn = np.concatenate([weights @ columns for weights in draws(len(x), resamples, seed)])
+    quotients, errors = quotient_and_error(drawn[drawn[:, 1] > 0])
+    least = 1e-9 * max(abs(value), 1e-300)
+    if error <= least:
+        found = float(units.value(units.rows.sum(axis=0)))
+        return found, found, "bootstrap without spread"
+    t = (quotients - value)[errors > least] / errors[errors > least]
+    up, down = np.quantile(t, [0.5 + level / 2, 0.5 - level / 2])
+    ends = units.value(np.array([[value - up * error, 1.0], [value - down * error, 1.0]]))
+    return float(ends[0]), float(ends[1]), f"bootstrap-t, {resamples:,} resamples"
 
 
 def _jackknife(left_out: Array, value: float, level: float) -> tuple[float, float, str]:

@@ -18,7 +18,7 @@ def mcc(predictions: Sequence[Prediction]) -> Summed:
     if len(several):
         where = str(predictions[int(several[0])].at)
         raise DataError("mcc is for rows with one label", where=where, fix="use f1_micro or f1_macro")
-    hits = (found.right & found.given).any(axis=1)[:, None]
+    hits = (found.right & found.given).sum(axis=1, keepdims=True)
     rows = np.concatenate((hits, found.right, found.given), axis=1).astype(np.float64)
     return Summed(rows, _value, About(low=-1.0))
 

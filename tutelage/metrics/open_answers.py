@@ -9,7 +9,7 @@ from tutelage.metrics.labels import require
 from tutelage.metrics.statistics import CHUNK, About, Array, Summed, Weighted, mean, quotient, ratio, share
 from tutelage.metrics.types import METRICS, Prediction
 
-NEUTRAL = About(high=np.inf, higher_is_better=None)
+NEUTRAL = About(high=np.inf, higher_is_better=None, interval="bootstrap-t")
 
 
 def distinct(predictions: Sequence[Prediction], order: int) -> Weighted:

@@ -10,7 +10,7 @@ from tutelage.metrics.labels import require
 from tutelage.metrics.statistics import About, Array, Summed, quotient
 from tutelage.metrics.types import METRICS, Likelihood, Prediction
 
-LOWER = About(high=math.inf, higher_is_better=False)
+LOWER = About(high=math.inf, higher_is_better=False, interval="bootstrap-t")
 LARGEST_LOG = 700.0  # exp of more is no float
 
 
@@ -23,7 +23,7 @@ def loss(predictions: Sequence[Prediction]) -> Summed:
 @METRICS.add("perplexity")
 def perplexity(predictions: Sequence[Prediction]) -> Summed:
     """exp of the loss: comparable only between models with the same tokenizer."""
-    about = About(low=1.0, high=math.inf, higher_is_better=False)
+    about = About(low=1.0, high=math.inf, higher_is_better=False, interval="bootstrap-t")
     return Summed(_sums(predictions, lambda one: one.tokens), _exponential, about)
 
 

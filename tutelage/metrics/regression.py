@@ -17,7 +17,7 @@ CORRELATION = About(low=-1.0)
 def mse(predictions: Sequence[Prediction]) -> Summed:
     """Mean squared error."""
     right, given = _numbers(predictions)
-    return mean((right - given) ** 2, About(high=np.inf, higher_is_better=False))
+    return mean((right - given) ** 2, About(high=np.inf, higher_is_better=False, interval="bootstrap-t"))
 
 
 @METRICS.add("pearson")

@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 
 from tutelage.data.types import At, Conversation
 from tutelage.encode.template import Template
-from tutelage.engine.backbone import make_backbone
 from tutelage.generate.batch import Generated, generate
 from tutelage.metrics.types import Likelihood, Prediction
 from tutelage.recipe import ChatSpec
 from tutelage.tasks import chat
-from tutelage.tasks.likelihood import target_losses
+from tutelage.tasks.likelihood import backbone_of, target_losses
 
 ANSWER_TOKENS = 256
 Progress = Callable[[int], None]
@@ -54,7 +53,7 @@ def likelihoods(model: Any, template: Template, spec: ChatSpec, rows: Sequence[C
     """
     encoded = chat.encode(template, spec, rows)  # several examples of a row where its template rewrites history
     found: dict[At, tuple[float, float]] = {}
-    for one, losses in zip(encoded, target_losses(make_backbone(model), encoded)):
+    for one, losses in zip(encoded, target_losses(backbone_of(model), encoded)):
         weights: NDArray[np.float64] = one.weights[1:][one.weights[1:] > 0].astype(np.float64)
         nats, tokens = found.get(one.at, (0.0, 0.0))
         found[one.at] = nats + float((losses * weights).sum()), tokens + float(weights.sum())

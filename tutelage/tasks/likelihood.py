@@ -1,6 +1,7 @@
 """How likely a causal model finds given tokens: the loss of every target of every row, without storing logits."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +10,8 @@ from numpy.typing import NDArray
 from tutelage.encode.batches import micro_batches
 from tutelage.encode.layout import make_layout
 from tutelage.encode.types import Encoded, Layout
-from tutelage.engine.backbone import Backbone
+from tutelage.engine.attention import switch_off
+from tutelage.engine.backbone import Backbone, make_backbone
 from tutelage.engine.loss import losses_from_logits, token_losses
 
 BUDGET = 1024  # tokens of a micro-batch; on a CPU more is not faster
@@ -27,6 +29,12 @@ def target_losses(backbone: Backbone, rows: Sequence[Encoded], budget: int = BUD
         for place, part in zip(group, np.split(losses, np.cumsum(counts)[:-1])):
             found[place] = part
     return found
+
+
+def backbone_of(model: Any) -> Backbone:
+    """The model in the engine's terms, also where it was before."""
+    switch_off(model)
+    return make_backbone(model)
 
 
 @torch.no_grad()
