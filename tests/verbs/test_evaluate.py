@@ -28,7 +28,7 @@ def run(model_folder: Folders, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("evaluated")
     with open(folder / "rows.jsonl", "w") as file:
         for i in range(40):
-            row = {"prompt": f"Why is the sky blue? {i}", "response": "light", "kind": "even" if i % 2 == 0 else "odd",
+            row = {"prompt": f"Why is the sky blue? {i}", "response": "light", "kind": "even" if i % 4 == 0 else "odd",
                    "document": f"d{i // 4}"}  # fmt: skip
             file.write(json.dumps(row) + "\n")
     recipe = {

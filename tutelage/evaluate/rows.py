@@ -12,7 +12,7 @@ from tutelage.metrics import Prediction
 from tutelage.metrics.types import Value
 from tutelage.recipe import DataSpec, Recipe, read_recipe
 from tutelage.registry import suggestion
-from tutelage.runs import MANIFEST
+from tutelage.runs import MANIFEST, find_run, read_json
 
 MOST_CHARACTERS = 100  # of a column's value: longer ones are texts, not classes
 
@@ -34,6 +34,11 @@ def recipe_of(model: str) -> Recipe | None:
         if (folder / MANIFEST).is_file() and (folder / "recipe.yaml").is_file():
             return read_recipe(folder / "recipe.yaml")
     return None
+
+
+def precision_of(model: str) -> str:
+    """The precision that a run was trained and validated in: its scores are then comparable to those in its log."""
+    return str(read_json(find_run(model) / MANIFEST).get("plan", {}).get("precision", "fp32"))
 
 
 def read_rows(data: str | None, recipe: Recipe | None, *, most: int = 0) -> Rows:

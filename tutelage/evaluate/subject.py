@@ -30,6 +30,7 @@ class Asked:
     task: str
     spec: ChatSpec
     folder: Path
+    precision: str = "fp32"  # never "auto": what the machine measures while it is busy must not change a score
     max_tokens: int = 256
     seed: int = 0
     metrics: tuple[str, ...] = ()
@@ -57,7 +58,7 @@ def score_chat(
     model: str, untouched: bool, label: str, rows: Rows, asked: Asked, base: Probed | None, say: Say
 ) -> Scored:
     """A causal model on chat rows; with `untouched` the model that a run started from. `base` are the base model's probes."""
-    opened = open_model(model, base=untouched, say=say)
+    opened = open_model(model, base=untouched, precision=asked.precision, say=say)
     name = "untouched model" if untouched else opened.name
     fitting, too_long = _that_fit(opened.model, opened.template, asked.spec, rows.rows)
     say(f"{label}: {len(fitting)} rows, greedy answers of at most {asked.max_tokens} tokens")

@@ -41,7 +41,15 @@ def compare(
     scored = read_rows(data, recipe, most=rows)
     folder = create(folder_for(f"{first}-{second}", data, out, None))
     asked = Asked(
-        kind, recipe.task if recipe else ChatSpec(), folder, max_tokens, seed, split_names(metrics), group, known
+        kind,
+        recipe.task if recipe else ChatSpec(),
+        folder,
+        "fp32",
+        max_tokens,
+        seed,
+        split_names(metrics),
+        group,
+        known,
     )
     one = score(first, False, "first", scored, asked, None, say)
     two = score(second, False, "second", scored, asked, one.probed, say)

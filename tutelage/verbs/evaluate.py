@@ -8,7 +8,7 @@ from tutelage.errors import UsageError
 from tutelage.evaluate.forgetting import Probed
 from tutelage.evaluate.learning_curve import SHARES, LearningCurve, curve, smaller
 from tutelage.evaluate.probing import Probe, local, shipped
-from tutelage.evaluate.rows import Rows, read_rows, recipe_of
+from tutelage.evaluate.rows import Rows, precision_of, read_rows, recipe_of
 from tutelage.evaluate.scoring import main_metric, metrics_for
 from tutelage.evaluate.subject import EVALUATED, Asked, Scored
 from tutelage.evaluate.summary import EVALUATION, folder_for, split_names, summary
@@ -52,7 +52,8 @@ def evaluate(
     scored = read_rows(data, recipe, most=rows)
     folder = create(folder_for(model, data, out, run))
     spec = recipe.task if recipe else ChatSpec()
-    asked = Asked(kind, spec, folder, max_tokens, seed, split_names(metrics), group, known)
+    precision = precision_of(model) if recipe else "fp32"
+    asked = Asked(kind, spec, folder, precision, max_tokens, seed, split_names(metrics), group, known)
     untouched = score(model, True, "untouched", scored, asked, None, say) if recipe else None
     tuned = score(model, False, "tuned" if recipe else "model", scored, asked, probed(untouched), say)
     found = summary(scored, asked, untouched, tuned, slice)
@@ -86,7 +87,14 @@ def grown(recipe: Recipe, rows: Rows, asked: Asked, whole: Scored, say: Say) -> 
         say(f"learning curve: training on {count} rows, {share:.0%} of them")
         train(part, out=run, say=say)
         small = Asked(
-            asked.task, asked.spec, create(Path(run) / "scored"), asked.max_tokens, asked.seed, (), asked.group
+            asked.task,
+            asked.spec,
+            create(Path(run) / "scored"),
+            asked.precision,
+            asked.max_tokens,
+            asked.seed,
+            (),
+            asked.group,
         )
         runs.append((share, count, EVALUATED.get(asked.task)(run, False, "tuned", rows, small, None, say).predictions))
     runs.append((1.0, len(rows.training), whole.predictions))
