@@ -21,6 +21,7 @@ from tutelage.errors import MissingInputError, OutputError
 
 MANIFEST = "manifest.json"
 EVENTS = "events.jsonl"
+TASK = "task.json"  # in model/: the task with its label names, for whoever uses the model
 
 
 def fsync_folder(path: Path) -> None:

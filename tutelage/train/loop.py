@@ -13,15 +13,16 @@ from typing import Any, TypeVar
 
 import torch
 
-from tutelage.encode.batches import Batches, micro_batches
-from tutelage.encode.layout import make_layout, shared_prefix
+from tutelage.encode.batches import Batches
 from tutelage.encode.types import Encoded, Layout
 from tutelage.engine.backbone import Backbone
+from tutelage.engine.decoder import Keep
 from tutelage.engine.loss import LossSum
 from tutelage.engine.precision import ExecutionPlan
-from tutelage.errors import CheckFailedError, OutOfMemoryError, OutputError
+from tutelage.errors import CheckFailedError, OutOfMemoryError, OutputError, is_out_of_memory
 from tutelage.methods.types import Trainable
 from tutelage.recipe import OptimSpec, SaveSpec, ValidateSpec
+from tutelage.tasks.batching import packed
 from tutelage.train import checkpoint
 from tutelage.train.optim import Optimizer, learning_rate
 from tutelage.train.types import BudgetHalved, Event, Finished, Resumed, Saved, Step, Validated
@@ -30,7 +31,14 @@ SAVE_SECONDS = 300.0  # without save.every: what a kill may cost at most
 MIN_BUDGET = 16  # tokens; below this memory is not what is missing
 
 T = TypeVar("T")
-LossOf = Callable[[Backbone, Layout], LossSum]
+LossOf = Callable[[Any, Layout], LossSum]
+Vary = Callable[[Encoded, int, int, int], Encoded]  # row, seed, epoch, row number
+LayoutsOf = Callable[[Sequence[Encoded], ExecutionPlan], Sequence[Any]]
+
+
+def unchanged(row: Encoded, seed: int, epoch: int, number: int) -> Encoded:
+    """Rows are the same in every epoch; masked words are not."""
+    return row
 
 
 @dataclass
@@ -49,6 +57,9 @@ class TrainState:
     plan: ExecutionPlan
     seed: int
     store: Path
+    layouts_of: LayoutsOf = packed
+    vary: Vary = unchanged
+    row_weights: tuple[float, ...] = ()
     step: int = 0
     best_step: int | None = None
     best_loss: float = math.inf
@@ -63,7 +74,7 @@ class TrainState:
     @property
     def batches(self) -> Batches:
         """The order of rows."""
-        return Batches(len(self.train_rows), self.optim.batch_size, self.seed)
+        return Batches(len(self.train_rows), self.optim.batch_size, self.seed, self.row_weights)
 
     @property
     def total_steps(self) -> int:
@@ -74,15 +85,21 @@ class TrainState:
         """What a checkpoint stores beside tensors."""
         names = ("step", "best_step", "without_gain", "target_tokens", "tokens", "seconds", "train_loss")
         best = None if math.isinf(self.best_loss) else self.best_loss
-        return {**{name: getattr(self, name) for name in names}, "best_loss": best, "plan_tokens": self.plan.tokens}
+        plan = {"plan_tokens": self.plan.tokens, "plan_keep": self.plan.keep}
+        return {**{name: getattr(self, name) for name in names}, "best_loss": best, **plan}
+
+    def adopt(self, plan: ExecutionPlan) -> None:
+        """Go on with `plan`."""
+        self.plan = plan
+        self.backbone = self.backbone.keeping(Keep[plan.keep.upper()])
 
 
 def restore(state: TrainState, saved: checkpoint.Checkpoint) -> None:
     """Continue from `saved`: weights, moments, counters, and a budget that had been halved."""
     state.optimizer.load(saved.tensors)
     for name, value in saved.state.items():
-        if name == "plan_tokens":
-            state.plan = replace(state.plan, tokens=value)
+        if name.startswith("plan_"):
+            state.adopt(replace(state.plan, **{name.removeprefix("plan_"): value}))
         else:
             setattr(state, name, math.inf if name == "best_loss" and value is None else value)
     # A newer one was damaged: its step is yet to be done and saved, and it must not push a good one out.
@@ -132,20 +149,11 @@ def save_due(state: TrainState, last_save: float) -> bool:
     return time.monotonic() - last_save > SAVE_SECONDS
 
 
-def layouts(rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Layout]:
-    """The rows as micro-batches of at most the plan's budget; rows alone where the model cannot pack."""
-    if not plan.packed:
-        return [make_layout([row], share_prefix=False, device=plan.device) for row in rows]
-    prefix = shared_prefix(rows) if plan.share_prefix else 0
-    lengths = [len(row.ids) - prefix for row in rows]
-    groups = micro_batches(range(len(rows)), lengths, max(plan.tokens - prefix, 1))
-    return [make_layout([rows[i] for i in g], share_prefix=plan.share_prefix, device=plan.device) for g in groups]
-
-
 def one_step(state: TrainState) -> Iterator[Event]:
     """One optimiser step."""
     start = time.perf_counter()
-    rows = [state.train_rows[i] for i in state.batches.of_step(state.step)]
+    number = state.step // state.batches.per_epoch
+    rows = [state.vary(state.train_rows[i], state.seed, number, int(i)) for i in state.batches.of_step(state.step)]
     loss, targets, tokens = yield from fitting(state, rows, lambda packs: accumulate(state, packs))
     if not math.isfinite(loss):
         raise CheckFailedError(
@@ -163,26 +171,37 @@ def one_step(state: TrainState) -> Iterator[Event]:
     yield Step(state.step, epoch, loss, rate, norm, targets, tokens, tokens / seconds, seconds, state.total_steps)
 
 
-def fitting(state: TrainState, rows: Sequence[Encoded], work: Callable[[list[Layout]], T]) -> Generator[Event, None, T]:
-    """What `work` returns for the rows as micro-batches. Out of memory: the budget is halved, and all of it done again."""
+def fitting(
+    state: TrainState, rows: Sequence[Encoded], work: Callable[[Sequence[Any]], T]
+) -> Generator[Event, None, T]:
+    """What `work` returns for the rows as micro-batches. Out of memory: the budget is halved, and all of it done again.
+
+    Where each row stands alone already, layers keep less for the backward.
+    """
     while True:
-        packs = layouts(rows, state.plan)
+        packs = state.layouts_of(rows, state.plan)
         try:
             return work(packs)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
+            why = " ".join(str(error).split())[:200]
         state.optimizer.zero_grad()
-        if state.plan.tokens // 2 < MIN_BUDGET or len(packs) == len(rows):
+        tokens = min(state.plan.tokens, max(len(pack.ids) for pack in packs)) // 2
+        if len(packs) == len(rows) and state.plan.keep != Keep.INPUT.name.lower():
+            state.adopt(replace(state.plan, keep=Keep(Keep[state.plan.keep.upper()] - 1).name.lower()))
+            yield BudgetHalved(state.step + 1, state.plan.tokens, state.plan.keep)
+            continue
+        if tokens < MIN_BUDGET or len(packs) == len(rows):
             raise OutOfMemoryError(
-                f"step {state.step + 1} does not fit into memory, not even one example at a time",
+                f"step {state.step + 1} does not fit into memory, not even one example at a time", why=why,
                 fix="lower max_tokens, choose method: lora, or a smaller model; the last checkpoint is intact",
-            )
-        state.plan = replace(state.plan, tokens=state.plan.tokens // 2)
-        yield BudgetHalved(state.step + 1, state.plan.tokens)
+            )  # fmt: skip
+        state.plan = replace(state.plan, tokens=tokens)
+        yield BudgetHalved(state.step + 1, state.plan.tokens, state.plan.keep)
 
 
-def accumulate(state: TrainState, packs: Sequence[Layout]) -> tuple[float, int, int]:
+def accumulate(state: TrainState, packs: Sequence[Any]) -> tuple[float, int, int]:
     """Gradients of (weighted sum of losses) / (total weight of the step); that loss, its targets, and the rows' tokens."""
     weight = math.fsum(float(pack.weights.double().sum()) for pack in packs)
     value = 0.0
@@ -191,22 +210,17 @@ def accumulate(state: TrainState, packs: Sequence[Layout]) -> tuple[float, int, 
         result = state.loss_of(state.backbone, pack)
         (result.total / weight).backward()  # type: ignore[no-untyped-call]
         value += result.value
-    return value / weight, sum(len(pack.labels) for pack in packs), sum(pack.tokens for pack in packs)
+    return value / weight, sum(scored_targets(pack) for pack in packs), sum(pack.tokens for pack in packs)
+
+
+def scored_targets(pack: Any) -> int:
+    """How many of a micro-batch's targets have a weight."""
+    return int((pack.weights != 0).sum())
 
 
 def draw_seed(seed: int, step: int, micro_batch: int) -> int:
     """The seed of all random draws (dropout) of one micro-batch."""
     return (seed * 1_000_003 + step) * 4099 + micro_batch & 0x7FFF_FFFF_FFFF_FFFF
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch, Python or the allocator ran out of memory."""
-    text = str(error)
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or "can't allocate memory" in text
-        or "bad_alloc" in text
-    )
 
 
 def validate(state: TrainState) -> Generator[Event, None, Validated]:
@@ -224,13 +238,13 @@ def validate(state: TrainState) -> Generator[Event, None, Validated]:
     return Validated(state.step, loss, math.exp(min(loss, 700)), correct / targets, targets, len(rows), best, seconds)
 
 
-def score(state: TrainState, packs: Sequence[Layout]) -> tuple[float, float, int, int]:
+def score(state: TrainState, packs: Sequence[Any]) -> tuple[float, float, int, int]:
     """Sums over the targets of `packs`: weighted loss, weight, right first choices, targets."""
     with torch.no_grad():
         results = [state.loss_of(state.backbone, pack) for pack in packs]
     return (
         math.fsum(result.value for result in results), math.fsum(float(pack.weights.double().sum()) for pack in packs),
-        sum(result.correct for result in results), sum(len(pack.labels) for pack in packs),
+        sum(result.correct for result in results), sum(scored_targets(pack) for pack in packs),
     )  # fmt: skip
 
 
@@ -242,14 +256,16 @@ def sample(rows: Sequence[Encoded], most: int) -> list[Encoded]:
 
 
 def save(state: TrainState) -> Saved:
-    """Write a checkpoint; a full disk is reported in the event and the run goes on."""
+    """Write a checkpoint; a full disk or missing memory is reported in the event and the run goes on."""
     start = time.perf_counter()
     state.saved_steps.add(state.step)
     newest = sorted(state.saved_steps)[-state.saving.keep :]
     keep = {*newest, *([state.best_step] if state.best_step else [])}
     try:
         path = checkpoint.save(state.store, state.step, state.progress(), state.optimizer.state(), keep)
-    except OutputError as error:
+    except (OutputError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, OutputError) and not is_out_of_memory(error):
+            raise
         state.saved_steps.discard(state.step)
-        return Saved(state.step, "", time.perf_counter() - start, str(error))
+        return Saved(state.step, "", time.perf_counter() - start, str(error) or "memory ran out")
     return Saved(state.step, str(path), time.perf_counter() - start)
