@@ -126,7 +126,7 @@ def test_two_models_are_compared_row_by_row(run: Path, model_folder: Folders, tm
     "words, code, said",
     [
         (["--metrics", "chrff"], 2, "did you mean `chrf`?"),
-        (["--task", "tagg"], 2, "unknown task that can be evaluated"),
+        (["--task", "tagg"], 2, "unknown task `tagg`"),
         (["--slice", "knid"], 65, "did you mean `kind`?"),
         (["--group", "documant"], 65, "did you mean `document`?"),
         (["--data", "missing.jsonl"], 66, "no such file"),

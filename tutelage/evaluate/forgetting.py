@@ -16,11 +16,11 @@ from tutelage.encode.types import Encoded
 from tutelage.engine.backbone import Backbone
 from tutelage.evaluate.instructions import obeyed
 from tutelage.evaluate.probing import Choice, Probe, Request, Text
+from tutelage.generate.answer import text_of
 from tutelage.generate.batch import generate
 from tutelage.generate.sampling import Sampling
 from tutelage.metrics import METRICS, Difference, Estimate, Likelihood, Prediction, difference, estimate
 from tutelage.metrics.statistics import About, Summed, quotient
-from tutelage.tasks.chat_answers import text_of
 from tutelage.tasks.likelihood import backbone_of, target_losses
 
 FORMAT_TOKENS, SAMPLE_TOKENS = 64, 64

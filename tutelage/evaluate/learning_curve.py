@@ -12,6 +12,7 @@ from tutelage.errors import DataError, Problem
 from tutelage.evaluate.scoring import groups_of
 from tutelage.metrics import METRICS, Difference, Estimate, Prediction, difference, estimate
 from tutelage.recipe import Recipe
+from tutelage.train.material import accepted
 
 SHARES = (0.25, 0.5)  # the whole is the run itself
 
@@ -37,7 +38,7 @@ class LearningCurve:
 
 def smaller(recipe: Recipe, share: float) -> tuple[Recipe, int]:
     """The recipe on that share of its training rows, which are among those of every larger share; held-out rows stay."""
-    prepared = prepare(recipe.data, seed=recipe.seed)
+    prepared = prepare(recipe.data, seed=recipe.seed, accepts=lambda source: accepted(recipe, source))
     places = [row.at for row in prepared.train]
     count = max(1, round(share * len(places)))
     order = np.random.Generator(np.random.Philox(key=[recipe.seed, len(places)])).permutation(len(places))

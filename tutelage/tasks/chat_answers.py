@@ -7,12 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.data.types import At, Conversation
+from tutelage.encode.rows import Rows
 from tutelage.encode.template import Template
-from tutelage.generate.batch import Generated, generate
+from tutelage.encode.types import Encoded
+from tutelage.generate.answer import text_of
+from tutelage.generate.batch import generate
 from tutelage.metrics.types import Likelihood, Prediction
-from tutelage.recipe import ChatSpec
 from tutelage.tasks import chat
 from tutelage.tasks.likelihood import backbone_of, target_losses
+from tutelage.taskspec import ChatSpec
 
 ANSWER_TOKENS = 256
 Progress = Callable[[int], None]
@@ -41,17 +44,12 @@ def predict(
     ]  # fmt: skip
 
 
-def text_of(template: Template, answer: Generated) -> str:
-    """The generated ids as text."""
-    return str(template.tokenizer.decode(answer.ids, skip_special_tokens=True)).strip()
-
-
 def likelihoods(model: Any, template: Template, spec: ChatSpec, rows: Sequence[Conversation]) -> dict[At, Likelihood]:
     """How likely each row's trained turns are, weighted as in training, so that their loss is the held-out loss.
 
     Bytes are those of the turns' text, without what the template adds.
     """
-    encoded = chat.encode(template, spec, rows)  # several examples of a row where its template rewrites history
+    encoded = encoded_rows(template, spec, rows)
     found: dict[At, tuple[float, float]] = {}
     for one, losses in zip(encoded, target_losses(backbone_of(model), encoded)):
         weights: NDArray[np.float64] = one.weights[1:][one.weights[1:] > 0].astype(np.float64)
@@ -59,6 +57,11 @@ def likelihoods(model: Any, template: Template, spec: ChatSpec, rows: Sequence[C
         found[one.at] = nats + float((losses * weights).sum()), tokens + float(weights.sum())
     sizes = {row.at: _trained_bytes(row, spec) for row in rows}
     return {at: Likelihood(nats, tokens, sizes[at]) for at, (nats, tokens) in found.items()}
+
+
+def encoded_rows(template: Template, spec: ChatSpec, rows: Sequence[Conversation]) -> list[Encoded]:
+    """The rows as training encodes them; several examples of a row where its template rewrites history."""
+    return [row for part in chat.encode(template, spec, rows) for row in Rows.all(part)]
 
 
 def _trained_bytes(row: Conversation, spec: ChatSpec) -> int:

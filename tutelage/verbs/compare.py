@@ -6,11 +6,10 @@ from typing import Any
 
 from tutelage.evaluate.comparing import compare_predictions
 from tutelage.evaluate.forgetting import forgetting
-from tutelage.evaluate.rows import read_rows, recipe_of
+from tutelage.evaluate.rows import read_rows, recipe_of, spec_of
 from tutelage.evaluate.scoring import main_metric, metrics_for
-from tutelage.evaluate.subject import EVALUATED, Asked
+from tutelage.evaluate.subject import Asked, score_model
 from tutelage.evaluate.summary import EVALUATION, folder_for, split_names
-from tutelage.recipe import ChatSpec
 from tutelage.runs import create, plain, write_json
 from tutelage.verbs.evaluate import choose_probes
 from tutelage.verbs.train import silent
@@ -34,35 +33,24 @@ def compare(
 ) -> dict[str, Any]:
     """`scores` of both, `differences` of the second from the first with verdicts, `changed` rows, and `forgetting`."""
     recipe = recipe_of(second) or recipe_of(first)
-    kind = task or (recipe.task.kind if recipe else "chat")
-    score = EVALUATED.get(kind)
-    metrics_for(kind, (), split_names(metrics))
+    spec = spec_of(task, recipe, second)
+    metrics_for(spec.kind, (), split_names(metrics))
     known = choose_probes(probes, skip=skip_forgetting)
-    scored = read_rows(data, recipe, most=rows)
+    scored = read_rows(data, recipe, spec, most=rows)
     folder = create(folder_for(f"{first}-{second}", data, out, None))
-    asked = Asked(
-        kind,
-        recipe.task if recipe else ChatSpec(),
-        folder,
-        "fp32",
-        max_tokens,
-        seed,
-        split_names(metrics),
-        group,
-        known,
-    )
-    one = score(first, False, "first", scored, asked, None, say)
-    two = score(second, False, "second", scored, asked, one.probed, say)
+    asked = Asked(spec, folder, "fp32", max_tokens, seed, split_names(metrics), group, known)
+    one = score_model(first, False, "first", scored, asked, None, say)
+    two = score_model(second, False, "second", scored, asked, one.probed, say)
     # A row that is too long for one of them is scored for neither.
     both = {p.at for p in one.predictions} & {p.at for p in two.predictions}
     before, after = ([p for p in side.predictions if p.at in both] for side in (one, two))
-    main = main_metric(kind, after)
+    main = main_metric(spec.kind, after)
     names = (first, second) if one.name == two.name else (one.name, two.name)
-    found = compare_predictions(names, before, after, metrics_for(kind, after, asked.metrics), main)
+    found = compare_predictions(names, before, after, metrics_for(spec.kind, after, asked.metrics), main)
     lost = forgetting(one.probed, two.probed, seed=seed) if one.probed and two.probed else None
     result: dict[str, Any] = plain(
         {
-            "task": kind, "data": scored.name, "main_metric": main, "too_long": sorted({*one.too_long, *two.too_long}),
+            "task": spec.kind, "data": scored.name, "main_metric": main, "too_long": sorted({*one.too_long, *two.too_long}),
             **{name: getattr(found, name) for name in ("first", "second", "n", "differences", "changed")},
             "scores": [asdict(one.scores), asdict(two.scores)], "forgetting": lost,
         }

@@ -8,11 +8,11 @@ from tutelage.errors import UsageError
 from tutelage.evaluate.forgetting import Probed
 from tutelage.evaluate.learning_curve import SHARES, LearningCurve, curve, smaller
 from tutelage.evaluate.probing import Probe, local, shipped
-from tutelage.evaluate.rows import Rows, precision_of, read_rows, recipe_of
+from tutelage.evaluate.rows import Rows, precision_of, read_rows, recipe_of, spec_of
 from tutelage.evaluate.scoring import main_metric, metrics_for
-from tutelage.evaluate.subject import EVALUATED, Asked, Scored
+from tutelage.evaluate.subject import Asked, Scored, score_model
 from tutelage.evaluate.summary import EVALUATION, folder_for, split_names, summary
-from tutelage.recipe import ChatSpec, Recipe
+from tutelage.recipe import Recipe
 from tutelage.report.page import write as write_report
 from tutelage.runs import create, find_run, plain, write_json
 from tutelage.verbs.train import silent, train
@@ -40,22 +40,20 @@ def evaluate(
 ) -> dict[str, Any]:
     """`metrics` with intervals, `predictions` (the file), and of a run also `untouched`, `comparison` and `forgetting`."""
     recipe = recipe_of(model)
-    kind = task or (recipe.task.kind if recipe else "chat")
-    score = EVALUATED.get(kind)
-    metrics_for(kind, (), split_names(metrics))  # a misspelt metric fails before anything is read
+    spec = spec_of(task, recipe, model)
+    metrics_for(spec.kind, (), split_names(metrics))  # a misspelt metric fails before anything is read
     if learning_curve and recipe is None:
         raise UsageError(
             "a learning curve needs a run", where="learning_curve", why="only a run knows its training rows"
         )
     run = find_run(model) if recipe else None
     known = choose_probes(probes, skip=skip_forgetting or recipe is None)
-    scored = read_rows(data, recipe, most=rows)
+    scored = read_rows(data, recipe, spec, most=rows)
     folder = create(folder_for(model, data, out, run))
-    spec = recipe.task if recipe else ChatSpec()
     precision = precision_of(model) if recipe else "fp32"
-    asked = Asked(kind, spec, folder, precision, max_tokens, seed, split_names(metrics), group, known)
-    untouched = score(model, True, "untouched", scored, asked, None, say) if recipe else None
-    tuned = score(model, False, "tuned" if recipe else "model", scored, asked, probed(untouched), say)
+    asked = Asked(spec, folder, precision, max_tokens, seed, split_names(metrics), group, known)
+    untouched = score_model(model, True, "untouched", scored, asked, None, say) if recipe else None
+    tuned = score_model(model, False, "tuned" if recipe else "model", scored, asked, probed(untouched), say)
     found = summary(scored, asked, untouched, tuned, slice)
     if recipe and learning_curve:
         found["learning_curve"] = grown(recipe, scored, asked, tuned, say)
@@ -87,7 +85,6 @@ def grown(recipe: Recipe, rows: Rows, asked: Asked, whole: Scored, say: Say) -> 
         say(f"learning curve: training on {count} rows, {share:.0%} of them")
         train(part, out=run, say=say)
         small = Asked(
-            asked.task,
             asked.spec,
             create(Path(run) / "scored"),
             asked.precision,
@@ -96,6 +93,6 @@ def grown(recipe: Recipe, rows: Rows, asked: Asked, whole: Scored, say: Say) -> 
             (),
             asked.group,
         )
-        runs.append((share, count, EVALUATED.get(asked.task)(run, False, "tuned", rows, small, None, say).predictions))
+        runs.append((share, count, score_model(run, False, "tuned", rows, small, None, say).predictions))
     runs.append((1.0, len(rows.training), whole.predictions))
     return curve(main_metric(asked.task, whole.predictions), runs, seed=asked.seed)
