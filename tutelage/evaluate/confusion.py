@@ -44,7 +44,9 @@ def confusion(predictions: Sequence[Prediction]) -> Confusion | None:
 
 
 def per_class(predictions: Sequence[Prediction], *, seed: int = 0) -> list[ClassScore]:
-    """The scores of every label."""
+    """The scores of every label; none where the references are numbers."""
+    if any(isinstance(one.reference, float) for one in predictions):
+        return []
     return _table(f1.per_class(predictions), predictions, seed)
 
 
