@@ -16,9 +16,8 @@ import numpy as np
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT), str(HERE.parent / "quality"), str(HERE.parent / "harness")]
-from memory import run_measured  # noqa: E402
-
+sys.path.insert(0, str(ROOT))
+from bench.harness.memory import run_measured  # noqa: E402
 from bench.tasks.score import difference  # noqa: E402
 from bench.tasks.sets import SETS, Set  # noqa: E402
 from tutelage.models.fetch import fetch  # noqa: E402
@@ -30,10 +29,7 @@ ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 def measured(command: list[str], log: Path) -> float:
     """Run to its end; the peak in MiB."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        result = run_measured(command, log, ENVIRONMENT)
-    except TypeError:  # the older signature
-        result = run_measured(command, log=log, environment=ENVIRONMENT)
+    result = run_measured(command, log, ENVIRONMENT)
     if result.returncode:
         sys.exit(f"{' '.join(command)[:200]} ended with {result.returncode}:\n{log.read_text()[-2000:]}")
     return float(result.peak_mib)

@@ -60,7 +60,7 @@ class Lora:
             "peft_type": "LORA", "task_type": task_type(model), "base_model_name_or_path": base, "r": first.a.shape[0],
             "lora_alpha": spec.alpha, "lora_dropout": spec.dropout, "use_rslora": spec.rslora, "bias": "none",
             "fan_in_fan_out": any(layer.base.fan_in_fan_out for layer in layers.values()), "inference_mode": True,
-            "init_lora_weights": True, "target_modules": sorted(_suffixes(model, list(layers))), 
+            "init_lora_weights": True, "target_modules": sorted(_suffixes(model, list(layers))),
             "modules_to_save": list(heads) or None,
             "use_dora": False, "rank_pattern": {}, "alpha_pattern": {}, "revision": None,
         }  # fmt: skip

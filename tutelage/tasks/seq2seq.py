@@ -95,7 +95,8 @@ class Pairs:
             over = len(source.ids) > self.tokens.limit or len(target.ids) > self.spec.max_target_tokens
             long += over
             if over and self.over_length == "drop":
-                detail = f"{len(source.ids)} tokens for {len(target.ids)}, at most {self.tokens.limit} for {self.spec.max_target_tokens}"
+                most = f"{self.tokens.limit} for {self.spec.max_target_tokens} fit"
+                detail = f"{len(source.ids)} tokens for {len(target.ids)}, {most}"
                 dropped.append(Dropped("over_length", row.at, detail))
                 continue
             ids = self.tokens.cut((self.spec.prefix + row.source,)).ids if over else source.ids
