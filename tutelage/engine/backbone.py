@@ -38,6 +38,7 @@ class Backbone:
     first_position: int = 0  # RoBERTa counts from its padding index
     stack: Stack | None = None  # the body as hand-written layers, where the model is of a kind they know
     keep: Keep = Keep.ALL  # what layers save for the backward; execution only
+    attention: str = "sdpa"  # transformers' own, that the model came with: for generation, and for padded batches
 
     def keeping(self, keep: Keep) -> "Backbone":
         """The same with layers that save `keep` for the backward; a model's own layers save all or only their input."""
@@ -98,7 +99,7 @@ def make_backbone(model: Any) -> Backbone:
     if not packs:
         model.set_attn_implementation(original)
         notes.append(f"{config.model_type} cannot keep packed rows apart: one row per micro-batch")
-    backbone = Backbone(model, model.base_model, head, scale, softcap, packs, plain, tuple(notes))
+    backbone = Backbone(model, model.base_model, head, scale, softcap, packs, plain, tuple(notes), attention=original)
     return _with_stack(backbone) if packs else backbone
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from tutelage.data.types import Message
 from tutelage.encode.template import Template
+from tutelage.generate.batch import Generated
 from tutelage.generate.decode import Reason, stream
 from tutelage.generate.sampling import Sampling
 
@@ -44,3 +45,8 @@ def yield_into(ids: Generator[int, None, Reason], into: list[int]) -> Reason:
         except StopIteration as end:
             reason: Reason = end.value
             return reason
+
+
+def text_of(template: Template, answer: Generated) -> str:
+    """What was generated, as text."""
+    return str(template.tokenizer.decode(answer.ids, skip_special_tokens=True)).strip()

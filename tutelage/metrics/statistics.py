@@ -13,18 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Interval = Literal["wilson", "bootstrap", "jackknife"]
+Interval = Literal["wilson", "bootstrap", "bootstrap-t", "jackknife"]
 
 CHUNK = 2_000_000  # numbers of a weight matrix that are held at once: 16 MB
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a score is: its range, whether more is better, which interval fits it, and the exact definition in a line."""
+    """What a score is: its range, whether more is better (None: neither), which interval fits it, its definition in a line."""
 
     low: float = 0.0
     high: float = 1.0
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
     interval: Interval = "bootstrap"
     signature: str = ""
 
@@ -32,7 +32,8 @@ class About:
 @dataclass(frozen=True)
 class Summed:
     """value(sum of rows): `rows` [n, k], `value` maps sums [..., k] to scores [...]. With interval "wilson" the rows are
-    (successes, trials), one trial an example.
+    (successes, trials), one trial an example; with "bootstrap-t" they are (amount, size), and the value rises with the
+    quotient of their sums.
     """
 
     rows: Array

@@ -17,7 +17,7 @@ class Likelihood:
     """How likely the model found the reference: its negative log-likelihood and its size."""
 
     nats: float
-    tokens: int
+    tokens: float  # of the reference, each times its loss weight
     bytes: int  # of the reference's text in UTF-8
 
 

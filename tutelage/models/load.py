@@ -100,7 +100,6 @@ def load_model(path: Path, *, dtype: torch.dtype, shallow: bool = False) -> PreT
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=False,
-                attn_implementation="sdpa",
                 output_loading_info=True,
             )
     except Exception as error:  # whatever a loader raises on a damaged folder

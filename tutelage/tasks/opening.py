@@ -43,7 +43,7 @@ class OpenedTask:
 
 def open_for_task(
     name: str, *, base: bool = False, task: TaskSpec | None = None, max_tokens: int | None = None,
-    rows: Sequence[Row] = (), say: Say = lambda text: None,
+    rows: Sequence[Row] = (), precision: str = "auto", say: Say = lambda text: None,
 ) -> OpenedTask:  # fmt: skip
     """The model of a run folder (with `base` the untouched one), of a model folder, or of a name.
 
@@ -51,12 +51,12 @@ def open_for_task(
     """
     folder = next((path for path in (Path(name), Path("runs") / name) if (path / MANIFEST).is_file()), None)
     if folder is not None:
-        return _open_run(folder, base, task, max_tokens, say)
+        return _open_run(folder, base, task, max_tokens, precision, say)
     fetched = fetch(parse_ref(name), say=say)
     spec = task or read_task(fetched.path)
     if spec is None:
         raise UsageError(f"the task of {name} is not known", fix="name one, e.g. --task classify")
-    return _open(spec, fetched.path, None, fetched.path, max_tokens or 1024, rows, name)
+    return _open(spec, fetched.path, None, fetched.path, max_tokens or 1024, rows, name, precision)
 
 
 def read_task(model: Path) -> TaskSpec | None:
@@ -68,7 +68,9 @@ def read_task(model: Path) -> TaskSpec | None:
     return spec  # type: ignore[no-any-return]
 
 
-def _open_run(folder: Path, base: bool, task: TaskSpec | None, max_tokens: int | None, say: Say) -> OpenedTask:
+def _open_run(
+    folder: Path, base: bool, task: TaskSpec | None, max_tokens: int | None, precision: str, say: Say
+) -> OpenedTask:
     manifest, tuned = read_json(folder / MANIFEST), folder / "model"
     if not tuned.is_dir():
         raise MissingInputError(
@@ -81,18 +83,25 @@ def _open_run(folder: Path, base: bool, task: TaskSpec | None, max_tokens: int |
     if not origin.is_dir():
         origin = fetch(parse_ref(manifest["model"]["name"]), say=say).path
     if base:
-        return _open(spec, origin, None, origin, longest, (), f"{folder} (base)")
+        return _open(spec, origin, None, origin, longest, (), f"{folder} (base)", precision)
     if (tuned / CONFIG).is_file():
-        return _open(spec, origin, tuned, tuned, longest, (), str(folder))
-    return _open(spec, tuned, None, tuned, longest, (), str(folder))
+        return _open(spec, origin, tuned, tuned, longest, (), str(folder), precision)
+    return _open(spec, tuned, None, tuned, longest, (), str(folder), precision)
 
 
 def _open(
-    spec: TaskSpec, model: Path, adapter: Path | None, tokenizer: Path, max_tokens: int, rows: Sequence[Row], name: str
+    spec: TaskSpec,
+    model: Path,
+    adapter: Path | None,
+    tokenizer: Path,
+    max_tokens: int,
+    rows: Sequence[Row],
+    name: str,
+    wanted: str,
 ) -> OpenedTask:
     check_folder(model)
     device = device_name()
-    precision, rates = choose_precision("auto", device)
+    precision, rates = choose_precision(wanted, device)
     config = read_object(model / "config.json")
     tokens = load_tokenizer(tokenizer if (tokenizer / "tokenizer.json").is_file() else model)
     opening = Opening(tokens, config, family_of(config), max_tokens, "truncate", tuple(rows))

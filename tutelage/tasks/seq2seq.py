@@ -23,7 +23,8 @@ from tutelage.engine.loss import LossSum, linear_cross_entropy, reference_from_l
 from tutelage.engine.paired import Paired, make_paired
 from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import RecipeError
-from tutelage.generate.answer import answer_messages
+from tutelage.generate.answer import text_of
+from tutelage.generate.batch import generate
 from tutelage.metrics.types import Prediction
 from tutelage.models.types import HeadWanted
 from tutelage.tasks.chat import BoundChat, open_chat
@@ -215,13 +216,14 @@ class CausalPairs:
         return self.chat.loss(backbone, layout, fast=fast)
 
     def predict(self, backbone: Backbone, rows: Sequence[Row], plan: ExecutionPlan) -> list[Prediction]:
-        """The model's greedy answer to each instruction."""
-        found = []
-        for row in rows:
-            assert isinstance(row, Pair)
-            asked = self.conversation(row).messages[:1]
-            messages = [Message("system", self.spec.system), *asked] if self.spec.system else list(asked)
-            most = self.spec.max_target_tokens
-            text, ended = answer_messages(backbone.model, self.template, messages, max_tokens=most)
-            found.append(Prediction(row.at, row.source, row.targets, text, ended=ended))
-        return found
+        """The model's greedy answer to each instruction, in batches."""
+        pairs = [row for row in rows if isinstance(row, Pair)]
+        first = [Message("system", self.spec.system)] if self.spec.system else []
+        prompts = [self.template.prompt([*first, *self.conversation(row).messages[:1]]) for row in pairs]
+        answers = generate(
+            backbone.model, prompts, stop_ids=self.template.stop_ids, max_tokens=self.spec.max_target_tokens
+        )
+        return [
+            Prediction(row.at, row.source, row.targets, text_of(self.template, answer), ended=answer.ended)
+            for row, answer in zip(pairs, answers)
+        ]

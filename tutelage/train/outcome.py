@@ -24,7 +24,7 @@ def write_model(folder: Path, recipe: Recipe, material: Material, state: TrainSt
     """Write model/: the best checkpoint's model, or the last where nothing was validated; returns its step."""
     chosen = choose_weights(state, say)
     set_training(state.backbone.model, False)
-    state.backbone.model.set_attn_implementation("sdpa")
+    state.backbone.model.set_attn_implementation(state.backbone.attention)
     temporary, final = folder / ".model.tmp", folder / "model"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -84,7 +84,7 @@ def answer_samples(folder: Path, recipe: Recipe, material: Material, state: Trai
     path = folder / "samples.json"
     known = {sample["prompt"]: sample for sample in read_json(path)} if path.is_file() else {}
     implementation = state.backbone.model.config._attn_implementation
-    state.backbone.model.set_attn_implementation("sdpa")
+    state.backbone.model.set_attn_implementation(state.backbone.attention)
     set_training(state.backbone.model, False)
     references = {
         row.messages[0].content: row.messages[1].content

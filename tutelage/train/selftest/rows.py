@@ -38,7 +38,7 @@ def sample_rows(rows: Sequence[Encoded]) -> list[Encoded]:
     short = [_part(row, _window(row, length)) for row, length in zip(chosen, LENGTHS)]
     if shared_prefix(short):
         return short
-    first = short[0].ids[:PREFIX]
+    first = np.resize(short[0].ids, PREFIX)
     return [
         Encoded(
             np.concatenate((first, row.ids)), np.concatenate((np.zeros(len(first), np.float32), row.weights)),
