@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 
+ROOT = Path(__file__).parents[2]
+DATA = next((p / "shared" / "data" for p in ROOT.parents if (p / "shared" / "data").is_dir()), ROOT / "shared" / "data")
+
+
 @dataclass(frozen=True)
 class Set:
     """One comparison: files, the recipe's task, and hyperparameters that both sides use."""
