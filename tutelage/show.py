@@ -71,7 +71,10 @@ def show_train(result: dict[str, Any]) -> Iterator[str]:
         yield f"held-out loss {loss(before.get('loss'), after.get('loss'))}"
     if result.get("resumed_from") is not None:
         yield f"resumed from  step {result['resumed_from']:,}"
-    yield f"next          tutelage chat {result['run']}"
+    chats = result.get("task", "chat") in ("chat", "seq2seq", "text")
+    yield f"next          tutelage {'chat' if chats else 'evaluate'} {result['run']}" + (
+        "" if chats else " --data FILE"
+    )
 
 
 def show_quickstart(result: dict[str, Any]) -> Iterator[str]:
