@@ -28,7 +28,7 @@ TASK: dict[str, Any] = {
 }  # fmt: skip
 FITS = {
     "classify": ("bert", "llama"), "several": ("bert", "llama"), "score": ("bert", "llama"), "preference": ("bert", "llama"),
-    "verbalised": ("llama",), "tag": ("bert", "llama"), "extract": ("bert", "llama"), "seq2seq": ("t5", "bart", "llama"),
+    "verbalised": ("llama",), "tag": ("bert", "llama"), "extract": ("bert",), "seq2seq": ("t5", "bart", "llama"),
     "text": ("bert", "llama"),
 }  # fmt: skip
 METHODS = {"full": {"kind": "full"}, "lora": {"kind": "lora", "rank": 8, "alpha": 16}}

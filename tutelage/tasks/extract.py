@@ -42,10 +42,9 @@ class Extract:
         return (Question,)
 
     def open(self, spec: ExtractSpec, opening: Opening) -> "Extractor":
-        """The task for an encoder, or for a decoder that transformers has such a head for."""
-        require_family("extract", opening, "encoder", "decoder")
-        causal = opening.family == "decoder"
-        return Extractor(spec, Tokens.of(opening.tokenizer, opening.config, opening.max_tokens, causal=causal))
+        """The task for an encoder: a decoder scores a token before it has read what follows."""
+        require_family("extract", opening, "encoder")
+        return Extractor(spec, Tokens.of(opening.tokenizer, opening.config, opening.max_tokens))
 
 
 TASKS.add("extract")(Extract())

@@ -28,9 +28,10 @@ PACKING = {
     "packed micro-batches = one pack",
 }
 ALWAYS = {
-    "accumulation = one batch", "loss without logits = plain", "as trained = one batch", "resume = no interruption",
+    "accumulation = one batch", "loss without logits = plain", "recompute layers = keep all", "as trained = one batch",
+    "resume = no interruption",
 }  # fmt: skip
-LAYERS = {"our layers = the model's own", "recompute gated units = keep all", "recompute layers = keep all"}
+LAYERS = {"our layers = the model's own", "recompute gated units = keep all"}
 
 
 def outcomes(tested: Subject, spec: Any, folder: Path) -> dict[str, Outcome]:
