@@ -33,15 +33,18 @@ def label_next(predictions: Sequence[Prediction]) -> list[Uncertain]:
     return sorted(found, key=lambda item: (-item.uncertainty, item.prediction.at))
 
 
-def unlabelled(data: str) -> tuple[Labelled, ...]:
-    """The texts of rows without labels, from their field `text`; all problems at once."""
+def unlabelled(data: str, placeholder: tuple[str, ...]) -> tuple[Labelled, ...]:
+    """The texts of rows without labels, from their field `text`; all problems at once.
+
+    `placeholder` stands where the task wants a label; no probability depends on it.
+    """
     found: list[Labelled] = []
     problems: list[Problem] = []
     for item in (item for file in files(data) for item in read(file)):
         if isinstance(item, Problem):
             problems.append(item)
         elif isinstance(item[1].get("text"), str):
-            found.append(Labelled(str(item[1]["text"]), item[0]))
+            found.append(Labelled(str(item[1]["text"]), item[0], placeholder))
         else:
             problems.append(Problem("this row has no `text`", str(item[0]), fix="write the text to label as `text`"))
     if problems:

@@ -22,7 +22,7 @@ from tutelage.metrics import Prediction
 from tutelage.tasks import chat
 from tutelage.tasks.chat_answers import encoded_rows, predict
 from tutelage.tasks.opening import open_for_task
-from tutelage.taskspec import ChatSpec, TaskSpec
+from tutelage.taskspec import ChatSpec, ClassifySpec, TaskSpec
 
 Say = Callable[[str], None]
 
@@ -122,7 +122,10 @@ def least_sure(model: str, data: str, asked: Asked, rows: Rows) -> list[Uncertai
         )  # fmt: skip
     spec = None if recipe_of(model) else asked.spec
     opened = open_for_task(model, task=spec, rows=rows.training_rows, precision=asked.precision)
-    return label_next(opened.predict(unlabelled(data)))
+    known = opened.task.spec
+    assert isinstance(known, ClassifySpec)
+    placeholder = () if known.multi_label else tuple((known.labels or [])[:1])
+    return label_next(opened.predict(unlabelled(data, placeholder)))
 
 
 def _finished(
