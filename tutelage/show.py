@@ -241,6 +241,8 @@ def show_evaluate(result: dict[str, Any]) -> Iterator[str]:
             yield f"trained on {point['rows']:,} rows ({point['share']:.0%}): {found['metric']} {interval(point['score'])}"
         yield found["sentence"]
     yield f"predictions   {result['predictions']}"
+    if result.get("label_next"):
+        yield f"label next    {result['label_next']}"
     if "report" in result:
         yield f"report        {result['report']}"
 
