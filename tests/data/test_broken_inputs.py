@@ -1,5 +1,6 @@
 """Every broken input ends in a sentence with a place and a reason or a fix, and with the right exit code."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -85,12 +86,14 @@ BROKEN: dict[str, tuple[str, bytes, int | None, tuple[str, ...]]] = {
     "parquet named csv": ("a.csv", b"PAR1rest", 1, ("Parquet",)),
     "excel named csv": ("a.csv", b"PK\x03\x04rest", 1, ("Excel",)),
     "parquet": ("a.parquet", b"PAR1", None, (".parquet", "not read yet", ".jsonl")),
-    "packed jsonl": ("a.jsonl.gz", b"\x1f\x8b", None, (".gz", "packed")),
+    "packed jsonl, no gzip": ("a.jsonl.gz", GOOD, 1, ("unpacked", "gzip")),
+    "packed bomb": ("a.jsonl.gz", gzip.compress(b" " * 90_000_000), 2, ("which no text does",)),
     "pickle": ("a.pkl", b"\x80\x04", None, (".pkl", "run code")),
     "numpy": ("a.npy", b"\x93NUMPY", None, (".npy", "run code")),
     "conll": ("a.conll", b"I\tO\n", None, (".conll", "tags")),
     "unknown extension": ("a.docx", b"x", None, (".docx", ".csv, .json, .jsonl")),
-    "no extension": ("rows", GOOD, None, ("without an extension",)),
+    "no extension, no columns": ("rows", b"a b\nc d\n", 1, ("no columns",)),
+    "no extension, a broken line": ("rows", b"a\tb\n" * 20 + b"c\n", 21, ("1 field ", "join it")),
     "ragged csv, short": ("a.csv", b"prompt,response\na,b\nc\n", 3, ("1 fields", "header 2")),
     "ragged csv, long": ("a.csv", b"prompt,response\na,b,c\n", 2, ("3 fields",)),
     "csv after a long record": ("a.csv", b'prompt,response\n"a\nb",c\nd\n', 4, ("1 fields",)),

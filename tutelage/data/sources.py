@@ -1,11 +1,14 @@
 """Rows of files: JSON Lines, JSON, CSV and folders of them, each with its place, or the problem that stands there."""
 
+import glob
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
+from tutelage.data.delimited import read_delimited
+from tutelage.data.jsonlist import items as list_items
 from tutelage.data.jsonvalue import FaultError, check, parse, shown, type_name
-from tutelage.data.lines import read_lines, read_whole, unreadable
+from tutelage.data.lines import UTF8_BOM, read_lines, read_whole, unreadable
+from tutelage.data.packed import open_bytes, suffix_of
 from tutelage.data.tables import read_table
 from tutelage.data.types import At
 from tutelage.errors import DataError, MissingInputError, Problem
@@ -13,6 +16,7 @@ from tutelage.registry import suggestion
 
 Row = tuple[At, dict[str, object]]
 MEMORY = "<memory>"
+GLOB = frozenset("*?[")
 
 # Names under which a single row keeps its turns; a .json file with such a list is one row, not a list of rows.
 TURN_LISTS = ("messages", "conversations", "prompt", "completion", "history", "tools")
@@ -22,7 +26,7 @@ UNSAFE = "pickled and binary arrays are never read: loading them can run code"
 TAGS = "it holds tokens with tags (named entities), and only rows with an answer to learn are read"
 REFUSED = {
     **dict.fromkeys((".parquet", ".arrow", ".feather", ".xlsx", ".xls", ".db", ".sqlite", ".yaml", ".yml"), NOT_YET),
-    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z"), "packed files are not read yet"),
+    **dict.fromkeys((".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z"), "packed files are not read yet"),
     **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".pt", ".pth", ".bin", ".joblib"), UNSAFE),
     **dict.fromkeys((".conll", ".conllu", ".iob", ".bio"), TAGS),
 }
@@ -33,6 +37,8 @@ def files(path: str) -> list[str]:
 
     In a folder, hidden files and other kinds (notes, licences) are passed over; data that cannot be read is an error.
     """
+    if GLOB.intersection(path) and not os.path.exists(path):
+        return _matching(path)
     if "\0" in path or not os.path.exists(path):
         where = path if path.isprintable() and path else repr(path)
         raise MissingInputError("there is no such file or folder", where=where, fix=_near(path))
@@ -57,7 +63,7 @@ def files(path: str) -> list[str]:
 def read(file: str) -> Iterator[Row | Problem]:
     """The rows of one data file in order; where a row cannot be read, its problem."""
     rows = 0
-    for item in READERS[Path(file).suffix.lower()](file):
+    for item in READERS[suffix_of(file)](file):
         rows += 1
         yield item
     if not rows:
@@ -95,6 +101,9 @@ def _read_jsonl(file: str) -> Iterator[Row | Problem]:
 
 
 def _read_json(file: str) -> Iterator[Row | Problem]:
+    if _begins_list(file):
+        yield from _read_list(file)
+        return
     whole = read_whole(file)
     if whole.problem:
         yield whole.problem
@@ -111,9 +120,41 @@ def _read_json(file: str) -> Iterator[Row | Problem]:
         yield _as_row(item, At(file, number))
 
 
+def _begins_list(file: str) -> bool:
+    try:
+        with open_bytes(file) as opened:
+            return opened.read(256).removeprefix(UTF8_BOM).lstrip().startswith(b"[")
+    except OSError as error:
+        raise unreadable(file, error) from error
+
+
+def _read_list(file: str) -> Iterator[Row | Problem]:
+    number = 0
+    try:
+        with open_bytes(file) as opened:
+            if opened.read(len(UTF8_BOM)) != UTF8_BOM:
+                opened.seek(0)
+            for number, item in enumerate(list_items(opened), 1):
+                yield _as_row(item, At(file, number))
+    except FaultError as fault:
+        fix = "this looks like JSON Lines: name it .jsonl" if number == 1 and fault.line > 1 else fault.fix
+        yield Problem(fault.what, f"{file}:{fault.line}", fault.why, fix)
+    except OSError as error:
+        yield Problem("the file cannot be read further", f"{file}:{number + 1}", error.strerror or str(error))
+
+
+def _read_unnamed(file: str) -> Iterator[Row | Problem]:
+    """A file whose name has no ending is what it looks like."""
+    try:
+        with open_bytes(file) as opened:
+            start = opened.read(256).removeprefix(UTF8_BOM).lstrip()
+    except OSError as error:
+        raise unreadable(file, error) from error
+    readers = {b"[": _read_json, b"{": _read_jsonl}
+    return readers.get(start[:1], read_delimited)(file)
+
+
 def _list_of(value: object) -> list[object]:
-    if isinstance(value, list):
-        return value
     if not isinstance(value, dict):
         raise FaultError(f"the file holds {type_name(value)}, not rows", fix="write a list of objects")
     lists = {key: item for key, item in value.items() if isinstance(item, list)}
@@ -148,19 +189,29 @@ READERS: dict[str, Callable[[str], Iterator[Row | Problem]]] = {
     ".json": _read_json,
     ".csv": read_table,
     ".tsv": read_table,
+    "": _read_unnamed,
 }
 
 
 def _kinds() -> str:
-    return ", ".join(sorted(READERS))
+    return ", ".join(sorted(filter(None, READERS))) + ", also packed as .gz"
 
 
 def _unreadable_kind(file: str) -> Problem | None:
-    suffix = Path(file).suffix.lower()
+    suffix = suffix_of(file)
     if suffix in READERS:
         return None
-    kind = f"`{suffix}` files are not read" if suffix else "a file without an extension is not read"
-    return Problem(kind, file, REFUSED.get(suffix, ""), f"read are {_kinds()}")
+    return Problem(f"`{suffix}` files are not read", file, REFUSED.get(suffix, ""), f"read are {_kinds()}")
+
+
+def _matching(pattern: str) -> list[str]:
+    found = sorted(file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file))
+    if not found:
+        raise MissingInputError("no file matches the pattern", where=pattern, fix="** stands for folders, * for names")
+    problems = [problem for file in found if (problem := _unreadable_kind(file))]
+    if problems:
+        raise DataError(problems)
+    return found
 
 
 def _files_of_folder(folder: str) -> list[str]:
@@ -168,7 +219,7 @@ def _files_of_folder(folder: str) -> list[str]:
     try:
         for parent, folders, names in os.walk(folder, onerror=_raise):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            known = [name for name in names if Path(name).suffix.lower() in READERS | REFUSED.keys()]
+            known = [name for name in names if suffix_of(name) and suffix_of(name) in READERS | REFUSED.keys()]
             found += [os.path.join(parent, name) for name in known if not name.startswith(".")]
     except OSError as error:
         raise unreadable(folder, error) from error
