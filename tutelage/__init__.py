@@ -15,6 +15,7 @@ HOMES = {
     "Recipe": "tutelage.recipe",
     "TutelageError": "tutelage.errors",
     "chat": "tutelage.verbs.chat",
+    "data_check": "tutelage.verbs.data",
     "doctor": "tutelage.verbs.doctor",
     "make_recipe": "tutelage.recipe",
     "models_describe": "tutelage.verbs.models",

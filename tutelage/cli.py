@@ -68,10 +68,13 @@ def build() -> Callable[..., Any]:
     return typer.main.get_command(app)
 
 
-GROUP_HELP = {"models": "The models that can be tuned: list, describe, get."}
+GROUP_HELP = {
+    "data": "Labelled data: check, prepare, review.",
+    "models": "The models that can be tuned: list, describe, get.",
+}
 
 
-METAVARS = {str: "TEXT", str | None: "TEXT", int: "NUMBER", float: "NUMBER", tuple[str, ...]: "KEY=VALUE"}
+METAVARS = {str: "TEXT", str | None: "TEXT", int: "NUMBER", float: "NUMBER", tuple[str, ...]: "TEXT"}
 
 
 def _group(text: str) -> typer.Typer:
@@ -106,7 +109,7 @@ def _command(name: str, options: type) -> Callable[..., int]:
     parameters = []
     for field in fields(options):
         kind, text = get_args(hints[field.name])
-        flag, metavar = "--" + field.name.replace("_", "-"), METAVARS.get(kind)
+        flag, metavar = "--" + field.name.replace("_", "-"), "KEY=VALUE" if field.name == "set" else METAVARS.get(kind)
         required = field.default is MISSING
         info = (
             typer.Argument(help=text)
@@ -115,7 +118,7 @@ def _command(name: str, options: type) -> Callable[..., int]:
         )
         default: Any = field.default
         if kind == tuple[str, ...]:
-            kind, default = list[str], list(default)
+            kind, default = list[str], None if required else list(default)
         parameters.append(
             _parameter(field.name, Annotated[kind, info], inspect.Parameter.empty if required else default)
         )

@@ -87,9 +87,24 @@ class Doctor:
     """Check this machine: versions, processor, memory, disk, caches."""
 
 
+@dataclass(frozen=True)
+class DataCheck:
+    """Look for what is wrong with data files, and describe them. Changes nothing; exit code 1 where it finds an error."""
+
+    files: Annotated[tuple[str, ...], "files, folders or patterns (train.jsonl data/ 'parts/*.csv.gz')"]
+    test: Annotated[
+        tuple[str, ...], "a held-out file: what it shares with the others is reported (may be repeated)"
+    ] = ()
+    format: Annotated[str | None, "the format of all files; detected where not given"] = None
+    near: Annotated[float, "the Jaccard similarity from which rows are near-duplicates"] = 0.8
+    html: Annotated[str | None, "also write the report into this HTML file"] = None
+    processes: Annotated[int, "how many processes look at the rows; 0: as many as there are cores"] = 0
+
+
 # Public function → its options; the part before `_` is a group on the command line.
 VERBS: dict[str, type] = {
     "chat": Chat,
+    "data_check": DataCheck,
     "doctor": Doctor,
     "models_describe": ModelsDescribe,
     "models_get": ModelsGet,

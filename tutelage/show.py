@@ -187,6 +187,48 @@ def show_report(result: dict[str, Any]) -> Iterator[str]:
     yield result["report"]
 
 
+def show_data_check(result: dict[str, Any]) -> Iterator[str]:
+    """What the files are, what was found, worst first, with places and what to do."""
+    for file in result["profile"]["files"]:
+        formats = ", ".join(f"{name} ({count:,})" for name, count in file["formats"].items())
+        yield f"{file['file']}: {file['rows']:,} rows, {formats}"
+    lengths, labels = result["profile"]["characters"], result["profile"]["labels"]
+    for name in ("prompt", "answer"):
+        if lengths[name]:
+            yield f"{name:8}  " + ", ".join(f"{key} {value:,}" for key, value in lengths[name].items()) + " characters"
+    if labels:
+        first = ", ".join(f"{label} {count:,}" for label, count in list(labels.items())[:8])
+        yield f"labels    {len(labels):,}: {first}{', …' if len(labels) > 8 else ''}"
+    yield f"advice    {result['advice']['different_rows']:,} different rows; {result['advice']['rule']}"
+    yield from result["notes"]
+    for severity in ("error", "warning", "info"):
+        for finding in (each for each in result["findings"] if each["severity"] == severity):
+            yield ""
+            yield f"{severity}: {finding['count']:,} × {finding['title']} ({finding['kind']})"
+            for example in finding["examples"][:3]:
+                yield "  " + safe(_example_line(example))
+            if finding["count"] > 3:
+                yield f"  … and {finding['count'] - 3:,} more"
+            yield f"  fix: {finding['fix']}"
+    if not result["findings"]:
+        yield "nothing was found"
+    if result["html"]:
+        yield f"report    {result['html']}"
+
+
+def _example_line(example: dict[str, Any]) -> str:
+    parts = [f"{example['file']}:{example['row']}"]
+    if "of" in example:
+        alike = f" ({example['similarity']:.2f})" if "similarity" in example else ""
+        parts.append(f"like {example['of']['file']}:{example['of']['row']}{alike}")
+    return "  ".join([*parts, *(example[key] for key in ("detail", "text") if key in example)])
+
+
+def safe(text: str) -> str:
+    """`text` without what could move a terminal's cursor."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
 def show_nothing(result: Any) -> Iterator[str]:
     """No lines: the verb has already written what there is to read."""
     return iter(())
@@ -194,6 +236,7 @@ def show_nothing(result: Any) -> Iterator[str]:
 
 SHOW: dict[str, Show] = {
     "chat": show_nothing,
+    "data_check": show_data_check,
     "doctor": show_doctor,
     "models_describe": pairs,
     "models_get": pairs,

@@ -22,7 +22,7 @@ from tutelage.data.quality.scan import Scan, Task, problem_example, scan
 from tutelage.data.quality.store import Store
 from tutelage.data.sources import read
 from tutelage.data.types import At
-from tutelage.errors import DataError, Problem
+from tutelage.errors import Problem, TutelageError
 
 CHUNK = 1000  # rows that a process scans at once
 FEW_ROWS = 20_000  # below this, starting processes takes longer than they save
@@ -51,9 +51,21 @@ class Report:
     notes: tuple[str, ...]
 
 
-def check(sources: Sequence[Source], *, threshold: float = THRESHOLD, processes: int | None = None, say: Say) -> Report:
-    """Look at all rows of `sources`; changes nothing. `threshold` is the Jaccard similarity of near-duplicates."""
+def check(
+    sources: Sequence[Source],
+    problems: Sequence[Problem] = (),
+    *,
+    threshold: float = THRESHOLD,
+    processes: int | None = None,
+    say: Say,
+) -> Report:
+    """Look at all rows of `sources`; changes nothing. `threshold` is the Jaccard similarity of near-duplicates.
+
+    `problems` are those of files that cannot even be opened as data; they become findings.
+    """
     tally, profile = Tally(), Profile()
+    for problem in problems:
+        tally.add("unreadable_file", problem_example(problem))
     with tempfile.TemporaryDirectory(prefix="tutelage-check-") as folder:
         store = Store(Path(folder))
         for part in scans(_tasks(sources, threshold, tally), processes, say):
@@ -109,7 +121,7 @@ def _tasks(sources: Sequence[Source], threshold: float, tally: Tally) -> Iterato
         try:
             while chunk := list(islice(rows, CHUNK)):
                 yield Task(chunk, source.part, index, source.format, threshold)
-        except DataError as error:
+        except TutelageError as error:
             for problem in error.problems:
                 tally.add("unreadable_file", problem_example(problem))
 
@@ -140,6 +152,3 @@ def _look_at_column(file: str, name: str, types: Any, first: dict[str, At], tall
         rarest = min(given, key=lambda kind: given[kind])
         detail = f"`{name}` is " + ", ".join(f"{kind} in {count:,} rows" for kind, count in given.items())
         tally.add("type_clash", example(At(file, first[rarest].row), detail=detail), given[rarest])
-
-
-__all__ = ["Problem", "Report", "Source", "check", "scans"]

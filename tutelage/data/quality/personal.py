@@ -85,7 +85,9 @@ SORTS = (
     ),
 )
 # What a text must have for any of the patterns to match; most texts have none of it and cost one search.
-_PROMISING = re.compile(r"@|\d{3}|\d\.\d|BEGIN |xox|eyJ|hf_|sk-|(?i:passw|api_?key|secret|token)")
+_PROMISING = re.compile(
+    r"@|\d{3}|\d\.\d|BEGIN |xox|eyJ|hf_|sk-|AKIA|ASIA|AIza|gh[pousr]_|github_|(?i:passw|api_?key|secret|token)"
+)
 
 
 def find(text: str) -> Iterator[Hit]:

@@ -75,14 +75,18 @@ class Profile:
     languages: Counter[str] = field(default_factory=Counter)
     sample: list[tuple[int, str, At]] = field(default_factory=list)  # the texts with the smallest keys
 
-    def add(self, row: RowDict, seen: View, at: At, key: int) -> None:
-        """Count one row."""
+    def add_row(self, row: RowDict, at: At) -> None:
+        """Count one row and the types in its columns."""
         self.rows[at.source] += 1
-        self.formats.setdefault(at.source, Counter())[seen.format] += 1
-        self.format_at.setdefault((at.source, seen.format), at)
+        self.formats.setdefault(at.source, Counter())
         columns = self.columns.setdefault(at.source, {})
         for name, value in row.items():
             columns.setdefault(name, Column()).add(value, at)
+
+    def add(self, seen: View, at: At, key: int) -> None:
+        """Count what a row that keeps its format holds."""
+        self.formats[at.source][seen.format] += 1
+        self.format_at.setdefault((at.source, seen.format), at)
         self.prompt_lengths[length_bin(len(seen.prompt))] += 1
         if seen.answer is not None:
             self.answer_lengths[length_bin(len(seen.answer))] += 1
@@ -162,6 +166,15 @@ def quantiles(lengths: Counter[int]) -> dict[str, int]:
     return result
 
 
+def histogram(lengths: Counter[int]) -> dict[str, int]:
+    """Rows per range of lengths; each range begins at twice the one before."""
+    ranges: Counter[int] = Counter()
+    for index, rows in lengths.items():
+        ranges[bin_start(index).bit_length()] += rows
+    names = {power: f"{2 ** (power - 1):,} to {2**power - 1:,}" if power else "0" for power in ranges}
+    return {names[power]: ranges[power] for power in sorted(ranges)}
+
+
 def as_json(profile: Profile) -> dict[str, Any]:
     """The profile for the report."""
     return {
@@ -182,6 +195,7 @@ def as_json(profile: Profile) -> dict[str, Any]:
             "answer": quantiles(profile.answer_lengths),
             "longest_row": profile.longest,
         },
+        "histograms": {"prompt": histogram(profile.prompt_lengths), "answer": histogram(profile.answer_lengths)},
         "assistant_turns": {str(turns): count for turns, count in sorted(profile.turns.items())},
         "labels": dict(profile.labels.most_common()),
         "languages": dict(profile.languages.most_common()),

@@ -62,6 +62,7 @@ def scan(task: Task) -> Scan:
             tally.add("unreadable_row", problem_example(item))
             continue
         at, row = item
+        profile.add_row(row, at)
         try:
             seen = view(row, at, task.format)
         except DataError as error:
@@ -69,7 +70,7 @@ def scan(task: Task) -> Scan:
             tally.add(kind, problem_example(error.problems[0]))
             continue
         kept.append(_look(seen, at, tally))
-        profile.add(row, seen, at, kept[-1].exact)
+        profile.add(seen, at, kept[-1].exact)
     return Scan(tally, profile, _facts(kept, task), sketch(kept, task.threshold))
 
 
