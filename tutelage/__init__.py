@@ -16,6 +16,7 @@ HOMES = {
     "TutelageError": "tutelage.errors",
     "chat": "tutelage.verbs.chat",
     "data_check": "tutelage.verbs.data",
+    "data_prepare": "tutelage.verbs.data",
     "doctor": "tutelage.verbs.doctor",
     "make_recipe": "tutelage.recipe",
     "models_describe": "tutelage.verbs.models",

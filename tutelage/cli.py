@@ -163,7 +163,9 @@ def _result(name: str, options: Any, as_json: bool) -> Any:
     # What a library prints must not get between a program and the one JSON document.
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         values = {field.name: getattr(options, field.name) for field in fields(options)}
-        progress = _progress(values)  # reads the recipe: a wrong one is refused before torch is imported
+        progress = (
+            Progress() if name == "data_prepare" else _progress(values)
+        )  # reads the recipe: a wrong one is refused before torch is imported
         verb: Callable[..., Any] = getattr(tutelage, name)
         return plain(verb(**values, **_watchers(verb, progress)))
 

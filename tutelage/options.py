@@ -101,10 +101,21 @@ class DataCheck:
     processes: Annotated[int, "how many processes look at the rows; 0: as many as there are cores"] = 0
 
 
+@dataclass(frozen=True)
+class DataPrepare:
+    """Clean, deduplicate and split a recipe's data into a folder to train from, and list every dropped row."""
+
+    recipe: Annotated[str, "a recipe file; only its `data` part is needed"]
+    set: Annotated[tuple[str, ...], "override a recipe key: --set data.dedupe.near=0.9 (may be repeated)"] = ()
+    out: Annotated[str | None, "the prepared folder, in place of the recipe's data.prepared"] = None
+    processes: Annotated[int, "how many processes look at the rows; 0: as many as there are cores"] = 0
+
+
 # Public function → its options; the part before `_` is a group on the command line.
 VERBS: dict[str, type] = {
     "chat": Chat,
     "data_check": DataCheck,
+    "data_prepare": DataPrepare,
     "doctor": Doctor,
     "models_describe": ModelsDescribe,
     "models_get": ModelsGet,

@@ -216,6 +216,16 @@ def show_data_check(result: dict[str, Any]) -> Iterator[str]:
         yield f"report    {result['html']}"
 
 
+def show_data_prepare(result: dict[str, Any]) -> Iterator[str]:
+    """Rows per split, what was dropped and changed, and where it is listed."""
+    yield "rows      " + ", ".join(f"{name} {count:,}" for name, count in result["counts"].items())
+    for reason, count in result["dropped"].items():
+        yield f"dropped   {count:,} × {reason}"
+    yield f"changed   {result['changed']:,} rows"
+    yield f"data      {result['prepared']}, fingerprint {result['fingerprint'][:16]}"
+    yield f"listed in {result['prepared']}/dropped.jsonl and changed.jsonl; the rest in {result['report']}"
+
+
 def _example_line(example: dict[str, Any]) -> str:
     parts = [f"{example['file']}:{example['row']}"]
     if "of" in example:
@@ -237,6 +247,7 @@ def show_nothing(result: Any) -> Iterator[str]:
 SHOW: dict[str, Show] = {
     "chat": show_nothing,
     "data_check": show_data_check,
+    "data_prepare": show_data_prepare,
     "doctor": show_doctor,
     "models_describe": pairs,
     "models_get": pairs,

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from tutelage.data.checks import find_drop, find_problems
+from tutelage.data.folder import opened
 from tutelage.data.formats import FORMATS
 from tutelage.data.formats.detect import detect
-from tutelage.data.sources import MEMORY, Row, files, read, read_memory
+from tutelage.data.sources import MEMORY, Row, files, read, read_memory, renamed
 from tutelage.data.split import normalised, split
 from tutelage.data.types import Conversation, Dropped, Prepared
 from tutelage.errors import MAX_PROBLEMS, DataError, MissingInputError, Problem, RecipeError, TutelageError
@@ -43,8 +44,9 @@ def prepare(spec: DataSpec, *, seed: int) -> Prepared:
 
     Every problem of every file is raised at once; every row that is not used is in `dropped`.
     """
+    spec = opened(spec, seed=seed)
     held_out = spec.validation if isinstance(spec.validation, list) else []
-    sources = {"train": spec.train, "validation": held_out, "test": spec.test or []}
+    sources = {"train": spec.train, "validation": held_out, "test": spec.test if isinstance(spec.test, list) else []}
     _check_formats(sources)
     found = _Findings()
     paths = _resolved(sources, found)
@@ -53,7 +55,11 @@ def prepare(spec: DataSpec, *, seed: int) -> Prepared:
     for name in sources:
         before = len(found.dropped)
         parts[name] = _read_rows(read_memory(spec.rows), MEMORY, None, found) if name == "train" and spec.rows else ()
-        parts[name] += tuple(c for file, given in paths[name] for c in _read_rows(read(file), file, given, found))
+        parts[name] += tuple(
+            row
+            for file, source in paths[name]
+            for row in _read_rows(renamed(read(file), source.columns), file, source.format, found)
+        )
         drops[name] = found.dropped[before:]
     if found.total:
         raise DataError(found.problems, total=found.total)
@@ -97,14 +103,14 @@ def _check_formats(sources: dict[str, list[SourceSpec]]) -> None:
         raise RecipeError(problems)
 
 
-def _resolved(sources: dict[str, list[SourceSpec]], found: _Findings) -> dict[str, list[tuple[str, str | None]]]:
+def _resolved(sources: dict[str, list[SourceSpec]], found: _Findings) -> dict[str, list[tuple[str, SourceSpec]]]:
     """Each part's files with their given formats. Missing paths of all parts are raised together."""
-    paths: dict[str, list[tuple[str, str | None]]] = {name: [] for name in sources}
+    paths: dict[str, list[tuple[str, SourceSpec]]] = {name: [] for name in sources}
     missing: list[Problem] = []
     for name, part in sources.items():
         for source in part:
             try:
-                paths[name] += [(file, source.format) for file in files(source.path)]
+                paths[name] += [(file, source) for file in files(source.path)]
             except MissingInputError as error:
                 missing += error.problems
             except DataError as error:

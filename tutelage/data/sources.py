@@ -71,6 +71,24 @@ def read(file: str) -> Iterator[Row | Problem]:
         yield Problem("the file has no rows", f"{file}:1", why, "fill it, or leave it out of the recipe")
 
 
+def renamed(items: Iterator[Row | Problem], columns: dict[str, str]) -> Iterator[Row | Problem]:
+    """`items` with columns under other names: {new: old}. A row without the old name is a problem."""
+    if not columns:
+        yield from items
+        return
+    names = {old: new for new, old in columns.items()}
+    for item in items:
+        if isinstance(item, Problem):
+            yield item
+        elif lacking := [old for old in names if old not in item[1]]:
+            keys = ", ".join(f"`{key}`" for key in item[1])
+            yield Problem(
+                f"the row has no column `{lacking[0]}`", str(item[0]), f"its columns are {keys}", "correct `columns`"
+            )
+        else:
+            yield item[0], {names.get(key, key): value for key, value in item[1].items()}
+
+
 def read_memory(rows: tuple[dict[str, object], ...]) -> Iterator[Row | Problem]:
     """Rows that were handed over in Python, held to the same rules as those of a file."""
     for number, row in enumerate(rows, 1):

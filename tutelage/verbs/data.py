@@ -5,9 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tutelage.data import folder as layout
 from tutelage.data import sources as data_sources
+from tutelage.data.assemble import assemble
 from tutelage.data.quality.check import THRESHOLD, Source, check
 from tutelage.errors import DataError, MissingInputError, Problem, UsageError
+from tutelage.recipe import read_data
 from tutelage.report import data_page
 
 Say = Callable[[str], None]
@@ -41,6 +44,32 @@ def data_check(
     if html is not None:
         result["html"] = data_page.write(Path(html), result)
     return result
+
+
+def data_prepare(
+    recipe: str, *, set: Sequence[str] = (), out: str | None = None, processes: int = 0, say: Say = quiet
+) -> dict[str, Any]:
+    """Clean, deduplicate and split the data of a recipe into its prepared folder; every dropped row is listed there.
+
+    Returns counts per split, rows dropped per reason, and the paths of the folder and its report.
+    """
+    spec, seed, name = read_data(recipe, tuple(set))
+    folder = Path(out or spec.prepared or f"prepared/{name}")
+    manifest = assemble(spec, folder, seed=seed, processes=processes or None, say=say)
+    parts = [
+        Source(str(folder / file), 0 if part == "train" else 1)
+        for part, listed in manifest["parts"].items()
+        for file in listed
+    ]
+    report = asdict(check(parts, threshold=spec.dedupe.near or THRESHOLD, processes=processes or None, say=say))
+    page = data_page.write(folder / layout.REPORT, report)
+    names = ("counts", "dropped", "changed", "fingerprint")
+    return {
+        "prepared": folder,
+        **{name: manifest[name] for name in names},
+        "report": page,
+        "findings": report["findings"],
+    }
 
 
 def _sources(names: Sequence[str], test: Sequence[str], format: str | None) -> tuple[list[Source], list[Problem]]:

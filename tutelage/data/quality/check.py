@@ -9,7 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tutelage.data.quality import near
 from tutelage.data.quality.advice import advise
@@ -18,7 +18,7 @@ from tutelage.data.quality.labels import look_at_labels
 from tutelage.data.quality.languages import look_at_languages
 from tutelage.data.quality.profile import Profile, as_json
 from tutelage.data.quality.repeats import Repeats
-from tutelage.data.quality.scan import Scan, Task, problem_example, scan
+from tutelage.data.quality.scan import Task, problem_example, scan
 from tutelage.data.quality.store import Store
 from tutelage.data.sources import read
 from tutelage.data.types import At
@@ -28,6 +28,8 @@ CHUNK = 1000  # rows that a process scans at once
 FEW_ROWS = 20_000  # below this, starting processes takes longer than they save
 THRESHOLD = 0.8
 Say = Callable[[str], None]
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def check(
         tally.add("unreadable_file", problem_example(problem))
     with tempfile.TemporaryDirectory(prefix="tutelage-check-") as folder:
         store = Store(Path(folder))
-        for part in scans(_tasks(sources, threshold, tally), processes, say):
+        for part in in_order(scan, _tasks(sources, threshold, tally), processes, say):
             tally.merge(part.tally)
             profile.merge(part.profile)
             store.append(part.facts, part.sketches)
@@ -86,31 +88,31 @@ def check(
     )  # fmt: skip
 
 
-def scans(tasks: Iterator[Task], processes: int | None, say: Say) -> Iterator[Scan]:
-    """The scan of each task in order, by several processes where there are many rows."""
-    first = list(islice(tasks, max(1, FEW_ROWS // CHUNK)))
+def in_order(work: Callable[[Given], Made], tasks: Iterator[Given], processes: int | None, say: Say) -> Iterator[Made]:
+    """`work` of each task in order, by several processes where there are many tasks (each of about CHUNK rows)."""
+    enough = FEW_ROWS // CHUNK
+    first = list(islice(tasks, enough))
     count = processes or min(8, os.cpu_count() or 1)
-    if count == 1 or (processes is None and len(first) < FEW_ROWS // CHUNK):
-        yield from map(scan, first)
-        yield from map(scan, tasks)
+    if count == 1 or (processes is None and len(first) < enough):
+        yield from map(work, first)
+        yield from map(work, tasks)
         return
     started = told = time.monotonic()
-    rows = 0
+    done = 0
     with ProcessPoolExecutor(count) as pool:
-        waiting: deque[Future[Scan]] = deque()
+        waiting: deque[Future[Made]] = deque()
         for task in _chain(first, tasks):
-            waiting.append(pool.submit(scan, task))
+            waiting.append(pool.submit(work, task))
             if len(waiting) > 2 * count:
-                done = waiting.popleft().result()
-                rows += len(done.facts)
+                yield waiting.popleft().result()
+                done += 1
                 if time.monotonic() - told > 5:
                     told = time.monotonic()
-                    say(f"{rows:,} rows, {rows / (told - started):,.0f} rows/s")
-                yield done
+                    say(f"about {done * CHUNK:,} rows, {done * CHUNK / (told - started):,.0f} rows/s")
         yield from (each.result() for each in waiting)
 
 
-def _chain(first: list[Task], rest: Iterator[Task]) -> Iterator[Task]:
+def _chain(first: list[Given], rest: Iterator[Given]) -> Iterator[Given]:
     yield from first
     yield from rest
 

@@ -11,10 +11,10 @@ import ftfy
 
 MANY = 200_000  # characters of one text that are looked at
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]")
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]")
 _SUSPICIOUS = re.compile(r"[ÂÃâÐÑ×Øðï][\x80-\xff\u0152-\u2122]|\ufffd")
 _ENTITY = re.compile(r"&(?:lt|gt|amp|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5});")
-_TAG = re.compile(r"</?(?:p|br|div|span|a|b|i|li|ul|ol|td|tr|table|img|strong|em|font|h[1-6])(?:\s[^<>]{0,200})?/?>")
+TAG = re.compile(r"</?(?:p|br|div|span|a|b|i|li|ul|ol|td|tr|table|img|strong|em|font|h[1-6])(?:\s[^<>]{0,200})?/?>")
 _TEMPLATE = re.compile(
     r"<\|(?:im_start|im_end|endoftext|eot_id|start_header_id|end_header_id|begin_of_text|end_of_text|user|assistant"
     r"|system|end|startoftext)\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</?s>(?=\s|$|[A-Z\[])"
@@ -47,13 +47,13 @@ def encoding_fault(text: str) -> str | None:
 
 def control_character(text: str) -> str | None:
     """Invisible characters: control codes, zero-width spaces, marks that turn the direction of writing."""
-    match = _CONTROL.search(text)
+    match = CONTROL.search(text)
     return f"U+{ord(match[0]):04X} near {around(text, match.start())}" if match else None
 
 
 def markup(text: str) -> str | None:
     """HTML entities or tags of running text."""
-    match = ("&" in text and _ENTITY.search(text)) or ("<" in text and _TAG.search(text)) or None
+    match = ("&" in text and _ENTITY.search(text)) or ("<" in text and TAG.search(text)) or None
     return f"{match[0][:40]} near {around(text, match.start())}" if match else None
 
 

@@ -38,6 +38,7 @@ class Task:
     file: int
     format: str | None
     threshold: float
+    on: str = "both"  # near-duplicates are told by prompt and answer, or one of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class _Kept:
     prompt: int
     target: int
     length: int
+    labelled: bool
     snippet: bytes
     prompt_words: list[str]
     answer_words: list[str]
@@ -56,7 +58,7 @@ class _Kept:
 def scan(task: Task) -> Scan:
     """Look at every row of `task` once."""
     tally, profile = Tally(), Profile()
-    kept: list[_Kept] = []
+    viewed: list[tuple[At, View]] = []
     for item in task.rows:
         if isinstance(item, Problem):
             tally.add("unreadable_row", problem_example(item))
@@ -64,14 +66,20 @@ def scan(task: Task) -> Scan:
         at, row = item
         profile.add_row(row, at)
         try:
-            seen = view(row, at, task.format)
+            viewed.append((at, view(row, at, task.format)))
         except DataError as error:
             kind = "missing_value" if all(_is_missing(problem) for problem in error.problems) else "wrong_format"
             tally.add(kind, problem_example(error.problems[0]))
-            continue
+    return look(viewed, task, tally, profile)
+
+
+def look(viewed: Sequence[tuple[At, View]], task: Task, tally: Tally, profile: Profile) -> Scan:
+    """The scan of rows that keep their formats; findings and counts are added to `tally` and `profile`."""
+    kept: list[_Kept] = []
+    for at, seen in viewed:
         kept.append(_look(seen, at, tally))
         profile.add(seen, at, kept[-1].exact)
-    return Scan(tally, profile, _facts(kept, task), sketch(kept, task.threshold))
+    return Scan(tally, profile, _facts(kept, task), sketch(kept, task))
 
 
 def problem_example(problem: Problem) -> dict[str, object]:
@@ -107,6 +115,7 @@ def _look(seen: View, at: At, tally: Tally) -> _Kept:
         prompt_key,
         key(target),
         len(seen.target),
+        seen.label is not None,
         cut(seen.prompt or seen.target),
         prompt_words,
         answer_words,
@@ -162,13 +171,14 @@ def _facts(kept: list[_Kept], task: Task) -> Facts:
     count = len(kept)
     columns = {
         name: np.array([getattr(each, name) for each in kept], dtype=DTYPES[name])
-        for name in ("row", "exact", "text", "prompt", "target", "length", "snippet")
+        for name in ("row", "exact", "text", "prompt", "target", "length", "labelled", "snippet")
     }
     part, file = np.full(count, task.part, np.int8), np.full(count, task.file, np.int32)
     return Facts(part=part, file=file, **columns)
 
 
-def sketch(kept: Sequence[_Kept], threshold: float) -> near.Sketches:
-    """The sketches of these rows."""
-    prompts, answers = [each.prompt_words for each in kept], [each.answer_words for each in kept]
-    return near.sketch(prompts, answers, _TABLE, threshold)
+def sketch(kept: Sequence[_Kept], task: Task) -> near.Sketches:
+    """The sketches of these rows, of what near-duplicates are told by."""
+    prompts = [each.prompt_words if task.on != "answer" else [] for each in kept]
+    answers = [each.answer_words if task.on != "prompt" else [] for each in kept]
+    return near.sketch(prompts, answers, _TABLE, task.threshold)

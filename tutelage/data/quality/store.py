@@ -17,7 +17,8 @@ class Facts:
     """One value per row: file (an index) and row number, keys of its content, the beginning of its text.
 
     `exact` is the key of the whole content, `text` that of prompt and target without case and punctuation, `prompt`
-    that of the prompt alone, `target` that of the answer or label without case. `length` is the target's.
+    that of the prompt alone, `target` that of the answer or label without case. `length` is the target's;
+    `labelled` rows have a label for a target.
     """
 
     part: NDArray[np.int8]
@@ -28,6 +29,7 @@ class Facts:
     prompt: NDArray[np.uint64]
     target: NDArray[np.uint64]
     length: NDArray[np.int32]
+    labelled: NDArray[np.bool_]
     snippet: NDArray[np.bytes_]
 
     def __len__(self) -> int:
@@ -36,7 +38,7 @@ class Facts:
 
 DTYPES = {
     "part": "i1", "file": "i4", "row": "i8", "exact": "u8", "text": "u8", "prompt": "u8", "target": "u8",
-    "length": "i4", "snippet": f"S{SNIPPET_BYTES}",
+    "length": "i4", "labelled": "?", "snippet": f"S{SNIPPET_BYTES}",
 }  # fmt: skip
 
 
