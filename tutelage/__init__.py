@@ -17,6 +17,7 @@ HOMES = {
     "chat": "tutelage.verbs.chat",
     "data_check": "tutelage.verbs.data",
     "data_prepare": "tutelage.verbs.data",
+    "data_review": "tutelage.verbs.data_review",
     "doctor": "tutelage.verbs.doctor",
     "make_recipe": "tutelage.recipe",
     "models_describe": "tutelage.verbs.models",

@@ -111,11 +111,30 @@ class DataPrepare:
     processes: Annotated[int, "how many processes look at the rows; 0: as many as there are cores"] = 0
 
 
+@dataclass(frozen=True)
+class DataReview:
+    """Decide about flagged rows (keep, fix, drop, relabel), or label rows that have none. `data prepare` obeys."""
+
+    file: Annotated[str, "a data file"]
+    decisions: Annotated[str, "the file the decisions go to; name it in the recipe as data.decisions"] = (
+        "decisions.jsonl"
+    )
+    labels: Annotated[
+        str | None, "the labels to choose from, with commas; rows without a label are then asked about"
+    ] = None
+    kinds: Annotated[str | None, "only these kinds of findings, with commas (contradiction,near_duplicate)"] = None
+    flagged: Annotated[str | None, "a list of rows to look at: what data check --labels --json printed"] = None
+    most: Annotated[int, "look at no more rows than this"] = 1000
+    to_csv: Annotated[str | None, "write the list into this CSV file instead of asking"] = None
+    from_csv: Annotated[str | None, "take the decisions from this CSV file instead of asking"] = None
+
+
 # Public function → its options; the part before `_` is a group on the command line.
 VERBS: dict[str, type] = {
     "chat": Chat,
     "data_check": DataCheck,
     "data_prepare": DataPrepare,
+    "data_review": DataReview,
     "doctor": Doctor,
     "models_describe": ModelsDescribe,
     "models_get": ModelsGet,

@@ -248,6 +248,7 @@ SHOW: dict[str, Show] = {
     "chat": show_nothing,
     "data_check": show_data_check,
     "data_prepare": show_data_prepare,
+    "data_review": pairs,
     "doctor": show_doctor,
     "models_describe": pairs,
     "models_get": pairs,

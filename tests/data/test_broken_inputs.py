@@ -85,7 +85,7 @@ BROKEN: dict[str, tuple[str, bytes, int | None, tuple[str, ...]]] = {
     "pickle named jsonl": ("a.jsonl", b"\x80\x04\x95rest", 1, ("pickle",)),
     "parquet named csv": ("a.csv", b"PAR1rest", 1, ("Parquet",)),
     "excel named csv": ("a.csv", b"PK\x03\x04rest", 1, ("Excel",)),
-    "parquet": ("a.parquet", b"PAR1", None, (".parquet", "not read yet", ".jsonl")),
+    "parquet": ("a.parquet", b"PAR1", 1, ("Parquet", "damaged")),
     "packed jsonl, no gzip": ("a.jsonl.gz", GOOD, 1, ("unpacked", "gzip")),
     "packed bomb": ("a.jsonl.gz", gzip.compress(b" " * 90_000_000), 2, ("which no text does",)),
     "pickle": ("a.pkl", b"\x80\x04", None, (".pkl", "run code")),
@@ -108,8 +108,8 @@ BROKEN: dict[str, tuple[str, bytes, int | None, tuple[str, ...]]] = {
     "two formats": ("a.jsonl", GOOD + row(instruction="a", output="b"), 2, ("mixes", "a.jsonl:1")),
     "two formats in a row": ("a.jsonl", row(prompt="a", response="b", completion="c"), 1, ("two formats", "format:")),
     "content left out": ("a.jsonl", GOOD + row(prompt="a", response="b", context="c"), 2, ("`context`", "left out")),
-    "oasst": ("a.jsonl", row(message_id="1", parent_id=None, text="a", role="prompter"), 1, ("OASST", "parent_id")),
-    "self-instruct": ("a.jsonl", row(instruction="a", instances=[{}]), 1, ("self-instruct", "instances")),
+    "oasst": ("a.jsonl", row(message_id="1", parent_id=None, text="a", role="prompter"), 1, ("no answer", "replied")),
+    "self-instruct": ("a.jsonl", row(instruction="a", instances=[{}]), 1, ("output",)),
     "token tags": ("a.jsonl", row(tokens=["a"], ner_tags=["O"]), 1, ("CoNLL",)),
     "squad": ("a.json", b'{"version": "1", "data": [{"paragraphs": []}]}', 1, ("SQuAD",)),
     "text and label": ("a.csv", b"text,label\na,b\n", 2, ("label",)),
@@ -219,8 +219,8 @@ def test_folder_without_data(tmp_path: Path) -> None:
 
 def test_folder_with_unreadable_data(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(GOOD)
-    (tmp_path / "b.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match=r"b\.parquet"):
+    (tmp_path / "b.arrow").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"b\.arrow"):
         prepare(DataSpec(train=[str(tmp_path)]), seed=0)
 
 

@@ -6,6 +6,7 @@ from tutelage.data.types import At
 from tutelage.errors import RecipeError
 
 AT = At("a.jsonl", 1)
+GERMAN = "Dies ist ein langer deutscher Satz, der sicher nicht auf Englisch geschrieben wurde, und noch einer dazu."
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_rows_that_point_into_their_texts_stay() -> None:
         ("+drop_truncated", "Hi", "This is an answer of many words that ends in the", "truncated"),
         ("+drop_copied", "What do you want of me", "what do you want of me?", "copied"),
         ("+drop_repetition", "Hi", "eat a banana " * 50, "repetition"),
-        ({"language": {"keep": ["en"]}}, "Hi", "Dies ist ein langer deutscher Satz, der sicher nicht auf Englisch geschrieben wurde.", "language"),
+        ({"language": {"keep": ["en"]}}, "Hi", GERMAN, "language"),
     ],
 )  # fmt: skip
 def test_row_rules(change: object, prompt: str, answer: str, reason: str) -> None:

@@ -218,7 +218,7 @@ def _jobs(spec: DataSpec, rules: Rules, decisions: dict[str, Decision]) -> Itera
         streams += [(source, renamed(read(file), source.columns)) for source in sources for file in files(source.path)]
         for source, rows in streams:
             while chunk := list(islice(rows, CHUNK)):
-                task = Task(chunk, part, index, source.format, spec.dedupe.near or 0.8, spec.dedupe.on)
+                task = Task(chunk, part, index, source.format, spec.dedupe.near or 0.8, on=spec.dedupe.on)
                 yield Job(task, rules, decisions, spec.split.group, spec.split.time, source.weight)
             index += 1
 

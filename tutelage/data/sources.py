@@ -8,7 +8,9 @@ from tutelage.data.delimited import read_delimited
 from tutelage.data.jsonlist import items as list_items
 from tutelage.data.jsonvalue import FaultError, check, parse, shown, type_name
 from tutelage.data.lines import UTF8_BOM, read_lines, read_whole, unreadable
+from tutelage.data.nested import unfolded
 from tutelage.data.packed import open_bytes, suffix_of
+from tutelage.data.parquet import read_parquet
 from tutelage.data.tables import read_table
 from tutelage.data.types import At
 from tutelage.errors import DataError, MissingInputError, Problem
@@ -25,7 +27,7 @@ NOT_YET = "it is not read yet; write the rows as JSON Lines first"
 UNSAFE = "pickled and binary arrays are never read: loading them can run code"
 TAGS = "it holds tokens with tags (named entities), and only rows with an answer to learn are read"
 REFUSED = {
-    **dict.fromkeys((".parquet", ".arrow", ".feather", ".xlsx", ".xls", ".db", ".sqlite", ".yaml", ".yml"), NOT_YET),
+    **dict.fromkeys((".arrow", ".feather", ".xlsx", ".xls", ".db", ".sqlite", ".yaml", ".yml"), NOT_YET),
     **dict.fromkeys((".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z"), "packed files are not read yet"),
     **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".pt", ".pth", ".bin", ".joblib"), UNSAFE),
     **dict.fromkeys((".conll", ".conllu", ".iob", ".bio"), TAGS),
@@ -63,7 +65,7 @@ def files(path: str) -> list[str]:
 def read(file: str) -> Iterator[Row | Problem]:
     """The rows of one data file in order; where a row cannot be read, its problem."""
     rows = 0
-    for item in READERS[suffix_of(file)](file):
+    for item in unfolded(READERS[suffix_of(file)](file)):
         rows += 1
         yield item
     if not rows:
@@ -207,6 +209,7 @@ READERS: dict[str, Callable[[str], Iterator[Row | Problem]]] = {
     ".json": _read_json,
     ".csv": read_table,
     ".tsv": read_table,
+    ".parquet": read_parquet,
     "": _read_unnamed,
 }
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from tutelage.data.quality import near
 from tutelage.data.quality.advice import advise
-from tutelage.data.quality.findings import Finding, Tally, example
+from tutelage.data.quality.findings import EXAMPLES, Finding, Tally, example
 from tutelage.data.quality.labels import look_at_labels
 from tutelage.data.quality.languages import look_at_languages
 from tutelage.data.quality.profile import Profile, as_json
@@ -59,18 +59,19 @@ def check(
     *,
     threshold: float = THRESHOLD,
     processes: int | None = None,
+    examples: int = EXAMPLES,
     say: Say,
 ) -> Report:
     """Look at all rows of `sources`; changes nothing. `threshold` is the Jaccard similarity of near-duplicates.
 
-    `problems` are those of files that cannot even be opened as data; they become findings.
+    Of each finding the first `examples` are given. `problems` are those of files that cannot even be opened as data; they become findings.
     """
-    tally, profile = Tally(), Profile()
+    tally, profile = Tally(most=examples), Profile()
     for problem in problems:
         tally.add("unreadable_file", problem_example(problem))
     with tempfile.TemporaryDirectory(prefix="tutelage-check-") as folder:
         store = Store(Path(folder))
-        for part in in_order(scan, _tasks(sources, threshold, tally), processes, say):
+        for part in in_order(scan, _tasks(sources, threshold, tally, examples), processes, say):
             tally.merge(part.tally)
             profile.merge(part.profile)
             store.append(part.facts, part.sketches)
@@ -117,12 +118,12 @@ def _chain(first: list[Given], rest: Iterator[Given]) -> Iterator[Given]:
     yield from rest
 
 
-def _tasks(sources: Sequence[Source], threshold: float, tally: Tally) -> Iterator[Task]:
+def _tasks(sources: Sequence[Source], threshold: float, tally: Tally, examples: int) -> Iterator[Task]:
     for index, source in enumerate(sources):
         rows = read(source.file)
         try:
             while chunk := list(islice(rows, CHUNK)):
-                yield Task(chunk, source.part, index, source.format, threshold)
+                yield Task(chunk, source.part, index, source.format, threshold, examples)
         except TutelageError as error:
             for problem in error.problems:
                 tally.add("unreadable_file", problem_example(problem))

@@ -43,12 +43,13 @@ class Tally:
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    most: int = EXAMPLES  # examples of a kind that are kept
 
     def add(self, kind: str, example: dict[str, Any], count: int = 1) -> None:
         """Count a finding; its example is kept if it is one of the first."""
         self.counts[kind] = self.counts.get(kind, 0) + count
         kept = self.examples.setdefault(kind, [])
-        if len(kept) < EXAMPLES:
+        if len(kept) < self.most:
             kept.append(example)
 
     def merge(self, later: "Tally") -> None:
@@ -56,7 +57,7 @@ class Tally:
         for kind, count in later.counts.items():
             self.counts[kind] = self.counts.get(kind, 0) + count
             kept = self.examples.setdefault(kind, [])
-            kept += later.examples[kind][: EXAMPLES - len(kept)]
+            kept += later.examples[kind][: self.most - len(kept)]
 
     def findings(self) -> Iterator[Finding]:
         """The findings in the order of the table of kinds."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tutelage.data.quality import faults, near, personal
-from tutelage.data.quality.findings import Tally, example
+from tutelage.data.quality.findings import EXAMPLES, Tally, example
 from tutelage.data.quality.keys import folded, key, words
 from tutelage.data.quality.profile import Profile
 from tutelage.data.quality.store import DTYPES, Facts, cut
@@ -38,6 +38,7 @@ class Task:
     file: int
     format: str | None
     threshold: float
+    examples: int = EXAMPLES  # of a finding that are kept
     on: str = "both"  # near-duplicates are told by prompt and answer, or one of them
 
 
@@ -57,7 +58,7 @@ class _Kept:
 
 def scan(task: Task) -> Scan:
     """Look at every row of `task` once."""
-    tally, profile = Tally(), Profile()
+    tally, profile = Tally(most=task.examples), Profile()
     viewed: list[tuple[At, View]] = []
     for item in task.rows:
         if isinstance(item, Problem):
