@@ -28,6 +28,7 @@ HOMES = {
     "read_recipe": "tutelage.recipe",
     "report": "tutelage.verbs.report",
     "runs": "tutelage.verbs.runs",
+    "selftest": "tutelage.verbs.selftest",
     "train": "tutelage.verbs.train",
 }
 

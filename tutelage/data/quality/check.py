@@ -64,7 +64,8 @@ def check(
 ) -> Report:
     """Look at all rows of `sources`; changes nothing. `threshold` is the Jaccard similarity of near-duplicates.
 
-    Of each finding the first `examples` are given. `problems` are those of files that cannot even be opened as data; they become findings.
+    Of each finding the first `examples` are given. `problems` are those of files that cannot even be opened as data;
+    they become findings.
     """
     tally, profile = Tally(most=examples), Profile()
     for problem in problems:
