@@ -79,11 +79,10 @@ def _empty(seen: View, options: dict[str, Any]) -> str | None:
         return "nothing stands before the answer"
     if seen.turns and seen.answer is None:
         return "no turn is the assistant's"
-    return (
-        "the answer is empty"
-        if (seen.answer is not None or seen.label is not None) and not seen.target.strip()
-        else None
-    )
+    if seen.format == "text+label" and seen.label is None:
+        return "the label is null"
+    has_target = seen.answer is not None or seen.label is not None
+    return "the answer or label is empty" if has_target and not seen.target.strip() else None
 
 
 def _short(seen: View, options: dict[str, Any]) -> str | None:

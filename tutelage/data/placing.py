@@ -1,14 +1,13 @@
 """What becomes of each row: kept or dropped as a repeat or a leak, and which split it goes to."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.data.quality import near
-from tutelage.data.quality.repeats import groups, later_of_equal
+from tutelage.data.quality.repeats import different_texts, groups, later_of_equal
 from tutelage.data.quality.store import Facts
 from tutelage.recipe import DataSpec, DedupeSpec
 
@@ -43,13 +42,14 @@ class Extra:
 def place(facts: Facts, sketches: near.Sketches, extra: Extra, spec: DataSpec, seed: int) -> Placing:
     """The decision for every row of all parts; parts 1 and 2 are given held-out files and stay what they are."""
     placing = Placing(facts.part.astype(np.int8).copy(), {})
-    links = np.arange(len(facts))
-    pairs = list(near.pairs(sketches, spec.dedupe.near or 0.8))
-    for pair in pairs:
-        near.join(links, pair.first, pair.second)
-    _drop_repeats(facts, extra, spec.dedupe, links, placing)
+    alike: dict[int, list[int]] = {}
+    for pair in near.pairs(sketches, spec.dedupe.near or 0.8, different_texts(facts)):
+        alike.setdefault(pair.first, []).append(pair.second)
+        alike.setdefault(pair.second, []).append(pair.first)
+    _drop_repeats(facts, extra, spec.dedupe, alike, placing)
     if spec.leak == "remove":
-        _drop_leaks(facts, links, placing)
+        _drop_leaks(facts, alike, placing)
+    links = _links(facts, alike)
     shares = [value if isinstance(value, float) else 0.0 for value in (spec.validation, spec.test)]
     if sum(shares) > 0:
         for keys in (facts.prompt, extra.group) if spec.split.group else (facts.prompt,):
@@ -59,7 +59,18 @@ def place(facts: Facts, sketches: near.Sketches, extra: Extra, spec: DataSpec, s
     return placing
 
 
-def _drop_repeats(facts: Facts, extra: Extra, spec: DedupeSpec, links: Indices, placing: Placing) -> None:
+def _links(facts: Facts, alike: dict[int, list[int]]) -> Indices:
+    """Groups of rows with equal or nearly equal texts, as a union-find table."""
+    links = np.arange(len(facts))
+    for first, later in later_of_equal(facts.text).tolist():
+        near.join(links, first, later)
+    for row, others in alike.items():
+        for other in others:
+            near.join(links, row, other)
+    return links
+
+
+def _drop_repeats(facts: Facts, extra: Extra, spec: DedupeSpec, alike: dict[int, list[int]], placing: Placing) -> None:
     train = np.flatnonzero(facts.part == TRAIN)
     if spec.exact:
         same = facts.text[train] * np.uint64(0x9E3779B97F4A7C15) ^ facts.target[train]
@@ -67,11 +78,7 @@ def _drop_repeats(facts: Facts, extra: Extra, spec: DedupeSpec, links: Indices, 
             if not extra.held[train[later]]:
                 placing.drop(int(train[later]), "exact_duplicate", int(train[first]))
     if spec.near is not None:
-        for members in _near_groups(facts, links, placing):
-            best = _best(members, facts, spec)
-            for row in members:
-                if row != best and not extra.held[row]:
-                    placing.drop(row, "near_duplicate", best)
+        _drop_near(facts, extra, spec, alike, placing)
     if spec.contradictions == "drop":
         for group in groups(facts.prompt[train]):
             rows = train[group]
@@ -81,32 +88,30 @@ def _drop_repeats(facts: Facts, extra: Extra, spec: DedupeSpec, links: Indices, 
                         placing.drop(row, "contradiction", int(rows[0] if row != rows[0] else rows[1]))
 
 
-def _near_groups(facts: Facts, links: Indices, placing: Placing) -> Iterator[list[int]]:
-    """The training rows of each group of near-duplicates that are still there; labelled rows by label."""
-    found: dict[tuple[int, int], list[int]] = {}
-    roots = np.array([near.find_root(links, row) for row in range(len(links))], np.int64)
-    sizes = np.bincount(roots, minlength=len(links)) if len(roots) else roots
-    for row in np.flatnonzero((placing.split == TRAIN) & (sizes[roots] > 1)).tolist():
-        label = int(facts.target[row]) if facts.labelled[row] else 0
-        found.setdefault((int(roots[row]), label), []).append(row)
-    yield from (members for members in found.values() if len(members) > 1)
+def _drop_near(facts: Facts, extra: Extra, spec: DedupeSpec, alike: dict[int, list[int]], placing: Placing) -> None:
+    """Best row first, drop what is like it: so each dropped row is like one that is kept. Labels must be equal."""
+    rows = sorted(row for row in alike if placing.split[row] == TRAIN)
+    if spec.keep == "longest":
+        rows.sort(key=lambda row: -int(facts.length[row]))
+    for row in rows:
+        if placing.split[row] != TRAIN:
+            continue
+        for other in alike[row]:
+            same_label = not facts.labelled[row] or facts.target[row] == facts.target[other]
+            if placing.split[other] == TRAIN and same_label and not extra.held[other]:
+                placing.drop(other, "near_duplicate", row)
 
 
-def _best(members: list[int], facts: Facts, spec: DedupeSpec) -> int:
-    return members[0] if spec.keep == "first" else max(members, key=lambda row: (int(facts.length[row]), -row))
-
-
-def _drop_leaks(facts: Facts, links: Indices, placing: Placing) -> None:
+def _drop_leaks(facts: Facts, alike: dict[int, list[int]], placing: Placing) -> None:
     held = np.flatnonzero(facts.part != TRAIN)
     if not len(held):
         return
     by_prompt = {int(facts.prompt[row]): row for row in reversed(held.tolist())}
-    by_root = {near.find_root(links, row): row for row in reversed(held.tolist())}
     for row in np.flatnonzero(placing.split == TRAIN).tolist():
         if int(facts.prompt[row]) in by_prompt:
             placing.drop(row, "leak", by_prompt[int(facts.prompt[row])])
-        elif near.find_root(links, row) in by_root:
-            placing.drop(row, "near_leak", by_root[near.find_root(links, row)])
+        elif found := [other for other in alike.get(row, ()) if facts.part[other] != TRAIN]:
+            placing.drop(row, "near_leak", min(found))
 
 
 def _split(

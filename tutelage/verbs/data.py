@@ -9,7 +9,7 @@ from tutelage.data import folder as layout
 from tutelage.data import sources as data_sources
 from tutelage.data.assemble import assemble
 from tutelage.data.quality.check import THRESHOLD, Source, check
-from tutelage.errors import DataError, MissingInputError, Problem, UsageError
+from tutelage.errors import DataError, MissingInputError, Problem, UsageError, need
 from tutelage.recipe import read_data
 from tutelage.report import data_page
 
@@ -27,6 +27,8 @@ def data_check(
     test: Sequence[str] = (),
     format: str | None = None,
     near: float = THRESHOLD,
+    labels: bool = False,
+    encoder: str = "minilm-l6",
     html: str | None = None,
     processes: int = 0,
     say: Say = quiet,
@@ -34,13 +36,17 @@ def data_check(
     """What is wrong with data files: `findings`, a `profile`, `advice` on their number, and `ok`. Nothing is changed.
 
     Files whose names say test, dev or validation are held-out data, like those of `test`: what they share with the
-    others is a finding.
+    others is a finding. With `labels` also the labels that are likely wrong, in `label_issues`, the likeliest first.
     """
     if not 0.3 <= near <= 1:
         raise UsageError("--near is a similarity from 0.3 to 1", why=f"it is {near}", fix="--near 0.8")
     sources, problems = _sources([files] if isinstance(files, str) else files, test, format)
     report = check(sources, problems, threshold=near, processes=processes or None, say=say)
     result = {**asdict(report), "html": None}
+    if labels:
+        # torch is imported only here: a check without --labels does without it
+        judge = need("tutelage.curate.judge", extra="labels")
+        result |= judge.with_label_issues(result, [source.file for source in sources], format, encoder, say)
     if html is not None:
         result["html"] = data_page.write(Path(html), result)
     return result

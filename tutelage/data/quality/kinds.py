@@ -50,6 +50,9 @@ KINDS: dict[str, Kind] = {
         "warning", "equal inputs with different answers",
         "decide with `tutelage data review`; `data prepare` keeps them all", "data.dedupe.contradictions: drop",
     ),
+    "wrong_label": Kind(
+        "warning", "labels that are likely wrong", "decide with `tutelage data review --flagged`; `data prepare` keeps them"
+    ),
     "exact_duplicate": Kind(
         "warning", "rows that repeat an earlier row", "`data prepare` keeps the first", "data.dedupe.exact: false"
     ),

@@ -16,7 +16,7 @@ Hashes = NDArray[np.uint32]
 U32, U64 = np.uint32, np.uint64
 MOST_WORDS = 2_000_000  # kept hashes of words; then the table starts anew
 BLOCK = 16_384  # shingles that are worked on at once, so that they stay in the processor's cache
-LEADERS = 24  # unlike rows of one band that a row is compared with
+LEADERS = 32  # rows of one band that each later one is compared with
 MISSED = 0.01  # of the pairs exactly at the threshold
 _ANSWER_SALT = U64(0xA5A5_5A5A_C3C3_3C3C)
 _MIX, _MIX2 = U64(0x9E3779B97F4A7C15), U64(0xBF58476D1CE4E5B9)
@@ -162,39 +162,31 @@ class Pair:
     similarity: float
 
 
-def pairs(sketches: Sketches, threshold: float) -> Iterator[Pair]:
-    """The near-duplicate pairs that hold each group together: every row with an earlier row like it, if there is one.
+def pairs(sketches: Sketches, threshold: float, rows: NDArray[np.int64] | None = None) -> Iterator[Pair]:
+    """The pairs of near-duplicates among `rows` (default: all), each once.
 
-    In a band each row is compared with the leaders, the rows that are unlike all before them, so that a thousand copies
-    cost a thousand comparisons and not a million.
+    Among rows that share a band, each is compared with the first ones only: a template of thousands of rows costs
+    thousands of comparisons and not millions. Rows with equal texts are best left out of `rows` but for one.
     """
-    group = np.arange(len(sketches.ends))
-    filled = np.diff(sketches.ends, prepend=0) > 0
+    rows = np.arange(len(sketches.ends)) if rows is None else rows
+    rows = rows[np.diff(sketches.ends, prepend=0)[rows] > 0]
+    found: set[tuple[int, int]] = set()
     for band in range(sketches.bands.shape[1]):
-        column = sketches.bands[:, band]
+        column = sketches.bands[:, band][rows]
         order = np.argsort(column, kind="stable")
-        order = order[filled[order]]
         values = column[order]
-        edges = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
+        edges = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])) if len(values) else order
         sizes = np.diff(np.append(edges, len(values)))
         for start, size in zip(edges[sizes > 1].tolist(), sizes[sizes > 1].tolist()):
-            yield from _within(order[start : start + size].tolist(), sketches, threshold, group)
+            yield from _within(rows[order[start : start + size]].tolist(), sketches, threshold, found)
 
 
-def _within(rows: list[int], sketches: Sketches, threshold: float, group: NDArray[np.int64]) -> Iterator[Pair]:
-    leaders = [rows[0]]
-    for row in rows[1:]:
-        for leader in leaders:
-            if find_root(group, leader) == find_root(group, row):
-                break
-            alike = similarity(sketches, leader, row)
-            if alike >= threshold:
-                join(group, leader, row)
-                yield Pair(leader, row, alike)
-                break
-        else:
-            if len(leaders) < LEADERS:
-                leaders.append(row)
+def _within(rows: list[int], sketches: Sketches, threshold: float, found: set[tuple[int, int]]) -> Iterator[Pair]:
+    for place, row in enumerate(rows):
+        for earlier in rows[: min(place, LEADERS)]:
+            if (earlier, row) not in found and (alike := similarity(sketches, earlier, row)) >= threshold:
+                found.add((earlier, row))
+                yield Pair(earlier, row, alike)
 
 
 def find_root(group: NDArray[np.int64], row: int) -> int:

@@ -24,6 +24,7 @@ class _Sort:
     pattern: re.Pattern[str]
     valid: Callable[[str], bool] = lambda text: True
     secret: bool = False
+    digits: bool = False  # it needs seven digits or groups of them in a row
 
 
 def luhn(text: str) -> bool:
@@ -71,9 +72,13 @@ SORTS = (
         secret=True,
     ),
     _Sort("email", re.compile(r"\b[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,4}[A-Za-z]{2,24}\b")),
-    _Sort("iban", re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b"), iban),
-    _Sort("card_number", re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d.-])"), luhn),
-    _Sort("social_security_number", re.compile(r"(?<![\d-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])")),
+    _Sort("iban", re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b"), iban, digits=True),
+    _Sort("card_number", re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d.-])"), luhn, digits=True),
+    _Sort(
+        "social_security_number",
+        re.compile(r"(?<![\d-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])"),
+        digits=True,
+    ),
     _Sort("ip_address", re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])"), ip_address),
     _Sort(
         "phone",
@@ -82,8 +87,10 @@ SORTS = (
             r"|\d{3}[-.]\d{3}[-.]\d{4}|0\d{9,10})(?![\w-])"
         ),
         phone,
+        digits=True,
     ),
 )
+_DIGITS = re.compile(r"\d(?:[ .()-]{0,3}[\dA-Z]){6}")
 # What a text must have for any of the patterns to match; most texts have none of it and cost one search.
 _PROMISING = re.compile(
     r"@|\d{3}|\d\.\d|BEGIN |xox|eyJ|hf_|sk-|AKIA|ASIA|AIza|gh[pousr]_|github_|(?i:passw|api_?key|secret|token)"
@@ -95,7 +102,10 @@ def find(text: str) -> Iterator[Hit]:
     if not _PROMISING.search(text):
         return
     taken: list[tuple[int, int]] = []
+    many_digits = _DIGITS.search(text) is not None
     for sort in SORTS:
+        if (sort.digits and not many_digits) or (sort.name == "email" and "@" not in text):
+            continue
         for match in sort.pattern.finditer(text):
             start, end = match.span()
             if all(end <= a or start >= b for a, b in taken) and sort.valid(match[0]):

@@ -70,34 +70,29 @@ class Repeats:
                 tally.add("split_overlap", self.pair(row, int(train[order[place]])))
 
     def _near(self, sketches: near.Sketches, threshold: float, tally: Tally) -> None:
-        group = np.arange(len(self.facts))
-        found: list[tuple[int, int, float]] = []
-        for pair in near.pairs(sketches, threshold):
-            near.join(group, pair.first, pair.second)
-            parts = self.facts.part[pair.first], self.facts.part[pair.second]
-            if parts == (0, 0) and self.facts.text[pair.first] != self.facts.text[pair.second]:
-                found.append((pair.second, pair.first, pair.similarity))
-        for later, first, alike in sorted(found):
-            tally.add("near_duplicate", self.pair(later, first, alike))
-        self._near_overlap(sketches, threshold, group, tally)
+        """Near-duplicates in training, each row with its likest earlier one; held-out rows like training rows."""
+        likest: dict[int, tuple[float, int]] = {}
+        leaks: dict[int, tuple[float, int]] = {}
+        for pair in near.pairs(sketches, threshold, different_texts(self.facts)):
+            parts = self.facts.part[pair.first] == 0, self.facts.part[pair.second] == 0
+            if parts == (True, True):
+                likest[pair.second] = max(likest.get(pair.second, (0.0, 0)), (pair.similarity, -pair.first))
+            elif any(parts) and self.facts.prompt[pair.first] != self.facts.prompt[pair.second]:
+                held, train = (pair.first, pair.second) if parts[1] else (pair.second, pair.first)
+                leaks[held] = max(leaks.get(held, (0.0, 0)), (pair.similarity, -train))
+        for row, (alike, other) in sorted(likest.items()):
+            tally.add("near_duplicate", self.pair(row, -other, alike))
+        train_prompts = self.facts.prompt[self.facts.part == 0]
+        known = set(np.intersect1d(self.facts.prompt[list(leaks)], train_prompts).tolist()) if leaks else set()
+        for row, (alike, other) in sorted(leaks.items()):
+            if int(self.facts.prompt[row]) not in known:  # that is a split_overlap
+                tally.add("near_overlap", self.pair(row, -other, alike))
 
-    def _near_overlap(self, sketches: near.Sketches, threshold: float, group: Rows, tally: Tally) -> None:
-        held = np.flatnonzero(self.facts.part != 0)
-        if not len(held):
-            return
-        roots = np.array([near.find_root(group, row) for row in range(len(group))])
-        train: dict[int, list[int]] = {}
-        wanted = set(roots[held].tolist())
-        for row in np.flatnonzero(self.facts.part == 0).tolist():
-            if roots[row] in wanted:
-                train.setdefault(int(roots[row]), []).append(row)
-        for row in held.tolist():
-            others = train.get(int(roots[row]), [])[: near.LEADERS]
-            if any(self.facts.prompt[row] == self.facts.prompt[other] for other in others):
-                continue  # that is a split_overlap
-            alike, other = max(((near.similarity(sketches, row, each), each) for each in others), default=(0.0, 0))
-            if alike >= threshold:
-                tally.add("near_overlap", self.pair(row, other, alike))
+
+def different_texts(facts: Facts) -> Rows:
+    """The first row of each text in each part."""
+    keys = facts.text ^ (facts.part.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    return np.sort(np.unique(keys, return_index=True)[1])
 
 
 def later_of_equal(keys: Keys) -> Rows:
