@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from tutelage.data.quality.findings import Tally, example
+from tutelage.data.quality.groups import connections
 from tutelage.data.quality.profile import Profile
 from tutelage.data.types import At
 
@@ -31,6 +32,9 @@ def look_at_labels(profile: Profile, tally: Tally) -> None:
     for label, count in sorted(labels.items(), key=lambda item: item[1]):
         if count < FEW:
             tally.add("rare_label", example(profile.label_at[label], label, f"{count} rows"))
+    for group, label, share, expected, rows in connections(labels, profile.mentions):
+        detail = f"{rows:,} rows name {group}: {label!r} in {share:.0%} of them, in {expected:.0%} of all"
+        tally.add("identity_imbalance", example(profile.mention_at[group], detail=detail))
     (most, most_count), (least, least_count) = labels.most_common(1)[0], labels.most_common()[-1]
     if most_count >= IMBALANCE * least_count:
         detail = f"{most!r} has {most_count:,} rows, {least!r} {least_count:,}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from tutelage.data.formats.format import RowDict
 from tutelage.data.jsonvalue import type_name
+from tutelage.data.quality.groups import mentioned
 from tutelage.data.quality.view import View
 from tutelage.data.types import At
 
@@ -69,6 +70,8 @@ class Profile:
     labels: Counter[str] = field(default_factory=Counter)
     label_at: dict[str, At] = field(default_factory=dict)
     labelled: bool = True
+    mentions: dict[str, Counter[str]] = field(default_factory=dict)  # group of people → labels of rows that name it
+    mention_at: dict[str, At] = field(default_factory=dict)
     with_system: int = 0
     without_system: int = 0
     without_system_at: list[tuple[At, str]] = field(default_factory=list)
@@ -95,6 +98,9 @@ class Profile:
             self._add_turns(seen, at)
         if seen.label is not None:
             self.add_label(seen.label, 1, at)
+            for group in mentioned(seen.prompt):
+                self.mentions.setdefault(group, Counter())[seen.label] += 1
+                self.mention_at.setdefault(group, at)
         self.sample.append((key, (seen.answer or seen.prompt)[:SAMPLE_CHARACTERS], at))
         if len(self.sample) > 4 * SAMPLE:
             self._trim()
@@ -135,6 +141,9 @@ class Profile:
             self.labelled, self.labels, self.label_at = False, Counter(), {}
         for label, count in later.labels.items():
             self.add_label(label, count, later.label_at[label])
+        for group, counts in later.mentions.items():
+            self.mentions.setdefault(group, Counter()).update(counts)
+        self.mention_at = later.mention_at | self.mention_at
         self.with_system += later.with_system
         self.without_system += later.without_system
         self.without_system_at = (self.without_system_at + later.without_system_at)[:10]
@@ -198,5 +207,6 @@ def as_json(profile: Profile) -> dict[str, Any]:
         "histograms": {"prompt": histogram(profile.prompt_lengths), "answer": histogram(profile.answer_lengths)},
         "assistant_turns": {str(turns): count for turns, count in sorted(profile.turns.items())},
         "labels": dict(profile.labels.most_common()),
+        "groups": {group: dict(counts.most_common(10)) for group, counts in sorted(profile.mentions.items())},
         "languages": dict(profile.languages.most_common()),
     }
