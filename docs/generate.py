@@ -18,6 +18,7 @@ from tutelage.recipe import (
     BatchSpec,
     ChatSpec,
     DataSpec,
+    DedupeSpec,
     FullSpec,
     LoraSpec,
     OptimSpec,
@@ -25,6 +26,7 @@ from tutelage.recipe import (
     SaveSpec,
     SourceSpec,
     Spec,
+    SplitSpec,
     ValidateSpec,
 )
 
@@ -65,6 +67,8 @@ SECTIONS: list[tuple[str, str, type[Spec]]] = [
     ("The top level", "", Recipe),
     ("`data`", "data.", DataSpec),
     ("A source in `data.train`, `data.validation` or `data.test`", "data.train.", SourceSpec),
+    ("`data.dedupe`", "data.dedupe.", DedupeSpec),
+    ("`data.split`", "data.split.", SplitSpec),
     ("`task`", "task.", ChatSpec),
     ("`method: lora`", "method.", LoraSpec),
     ("`method: full`", "method.", FullSpec),
@@ -113,6 +117,8 @@ def type_text(annotation: Any) -> str:
         return " or ".join(dict.fromkeys("none" if arg is NoneType else type_text(arg) for arg in args))
     if origin is Literal:
         return " or ".join(f"`{arg}`" for arg in args)
+    if origin is dict:
+        return "mapping"
     if origin is list:
         return f"list of {type_text(args[0])}"
     if origin is tuple:

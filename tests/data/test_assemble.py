@@ -221,7 +221,7 @@ def test_a_recipe_trains_from_its_folder_or_says_what_to_run(run: Prepare, tmp_p
 
 def test_settings_without_a_folder_are_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", pairs(5))
-    for data in ({"clean": ["+html"]}, {"test": 0.1}, {"train": [{"path": file, "weight": 2}]}, {"leak": "report"}):
+    for data in ({"clean": ["+html"]}, {"test": 0.1}, {"leak": "report"}):
         recipe = make_recipe({"model": "x", "data": {"train": [file], **data}})
         with pytest.raises(DataError, match="only on a prepared folder"):
             prepare(recipe.data, seed=0)

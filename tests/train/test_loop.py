@@ -48,7 +48,7 @@ def masters(state: TrainState) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("method", ["full", {"kind": "lora", "rank": 4}], ids=["full", "lora"])
 def test_the_budget_changes_nothing_but_execution(method: Any, build: Build) -> None:
     one, many = build(method=method), build(method=method, batch={"tokens": 40, "share_prefix": False})
-    assert one.plan.tokens == 1024
+    assert one.plan.tokens == 2048
     expected, got = steps(one), steps(many)
     for a, b in zip(expected, got):
         assert b.loss == pytest.approx(a.loss, rel=1e-5)

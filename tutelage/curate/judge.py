@@ -21,7 +21,7 @@ def examples_of(files: Sequence[str], format: str | None) -> list[Example]:
     """Every row with one text and one label; rows that cannot be read are the check's business."""
     found: list[Example] = []
     for file in files:
-        for item in read(file):
+        for item in read(file, format):
             if isinstance(item, Problem):
                 continue
             at, row = item

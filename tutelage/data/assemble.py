@@ -34,7 +34,7 @@ from tutelage.data.quality.store import Store
 from tutelage.data.quality.view import View, view
 from tutelage.data.sources import MEMORY, Row, files, read, read_memory, renamed
 from tutelage.data.types import At
-from tutelage.errors import DataError, OutputError, Problem
+from tutelage.errors import DataError, OutputError, Problem, RecipeError
 from tutelage.recipe import DataSpec, SourceSpec
 from tutelage.runs import create, write_json
 
@@ -151,6 +151,7 @@ def _copies(weight: float, row: dict[str, object]) -> int:
 
 def assemble(spec: DataSpec, out: Path, *, seed: int, processes: int | None, say: Say) -> dict[str, Any]:
     """Prepare the data of `spec` into the folder `out`, which appears as a whole; returns its manifest."""
+    _refuse_mixed(spec)
     rules, decisions = choose(spec.clean), read_decisions(spec.decisions)
     create(out.parent)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -170,6 +171,16 @@ def assemble(spec: DataSpec, out: Path, *, seed: int, processes: int | None, say
         return manifest
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _refuse_mixed(spec: DataSpec) -> None:
+    """Sources that are trained in different ways cannot become one file."""
+    given = [source for source in spec.train if source.task is not None or source.loss != "tokens"]
+    if given:
+        raise RecipeError(
+            "a source with its own `task` or `loss` cannot be prepared", where=f"data.train: {given[0].path}",
+            why="the rows of all sources go into one file", fix="prepare each source alone, then mix the folders' files",
+        )  # fmt: skip
 
 
 class _Spool:
@@ -215,7 +226,11 @@ def _jobs(spec: DataSpec, rules: Rules, decisions: dict[str, Decision]) -> Itera
         streams: list[tuple[SourceSpec, Iterator[Row | Problem]]] = []
         if part == 0 and spec.rows:
             streams.append((SourceSpec(path=MEMORY), read_memory(spec.rows)))
-        streams += [(source, renamed(read(file), source.columns)) for source in sources for file in files(source.path)]
+        streams += [
+            (source, renamed(read(file, source.format, source.target), source.columns))
+            for source in sources
+            for file in ([source.path] if source.target else files(source.path, source.format))
+        ]
         for source, rows in streams:
             while chunk := list(islice(rows, CHUNK)):
                 task = Task(chunk, part, index, source.format, spec.dedupe.near or 0.8, on=spec.dedupe.on)

@@ -12,7 +12,7 @@ from tutelage.data.formats.format import RowDict
 from tutelage.data.quality import faults, personal
 from tutelage.data.quality.keys import words
 from tutelage.data.quality.languages import SHORTEST, language
-from tutelage.data.quality.view import View
+from tutelage.data.quality.view import LABELLED, View
 from tutelage.errors import Problem, RecipeError
 from tutelage.registry import suggestion
 
@@ -79,8 +79,10 @@ def _empty(seen: View, options: dict[str, Any]) -> str | None:
         return "nothing stands before the answer"
     if seen.turns and seen.answer is None:
         return "no turn is the assistant's"
-    if seen.format == "text+label" and seen.label is None:
+    if seen.format == LABELLED and seen.label is None:
         return "the label is null"
+    if seen.format == "squad":  # a question may have no answer
+        return None
     has_target = seen.answer is not None or seen.label is not None
     return "the answer or label is empty" if has_target and not seen.target.strip() else None
 

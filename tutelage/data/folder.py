@@ -81,9 +81,6 @@ def _refuse_unprepared(spec: DataSpec) -> None:
     given = [name for name in names if getattr(spec, name) != getattr(plain, name)]
     if isinstance(spec.test, float):
         given.append("test")
-    sources = [*spec.train, *(spec.validation if isinstance(spec.validation, list) else [])]
-    if any(source.weight != 1 for source in sources):
-        given.append("weight")
     if given:
         raise DataError(
             f"`data.{given[0]}` has an effect only on a prepared folder", where=f"data.{given[0]}",

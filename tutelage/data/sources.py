@@ -12,6 +12,7 @@ from tutelage.data.nested import unfolded
 from tutelage.data.packed import open_bytes, suffix_of
 from tutelage.data.parquet import read_parquet
 from tutelage.data.tables import read_table
+from tutelage.data.texts import flatten_squad, read_conll, read_paragraphs, read_parallel
 from tutelage.data.types import At
 from tutelage.errors import DataError, MissingInputError, Problem
 from tutelage.registry import suggestion
@@ -25,19 +26,19 @@ TURN_LISTS = ("messages", "conversations", "prompt", "completion", "history", "t
 
 NOT_YET = "it is not read yet; write the rows as JSON Lines first"
 UNSAFE = "pickled and binary arrays are never read: loading them can run code"
-TAGS = "it holds tokens with tags (named entities), and only rows with an answer to learn are read"
 REFUSED = {
     **dict.fromkeys((".arrow", ".feather", ".xlsx", ".xls", ".db", ".sqlite", ".yaml", ".yml"), NOT_YET),
     **dict.fromkeys((".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z"), "packed files are not read yet"),
     **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".pt", ".pth", ".bin", ".joblib"), UNSAFE),
-    **dict.fromkeys((".conll", ".conllu", ".iob", ".bio"), TAGS),
+    ".conllu": "it has ten columns and no entities; write the word, a tab and its tag, and name it .conll",
 }
 
 
-def files(path: str) -> list[str]:
+def files(path: str, given: str | None = None) -> list[str]:
     """The data files that `path` names: itself, or those in the folder and its subfolders, sorted.
 
-    In a folder, hidden files and other kinds (notes, licences) are passed over; data that cannot be read is an error.
+    In a folder, hidden files and other kinds (notes, licences) are passed over; data that cannot be read is an error. A
+    file of a `given` text format (tagged, plain) may have any name.
     """
     if GLOB.intersection(path) and not os.path.exists(path):
         return _matching(path)
@@ -47,7 +48,7 @@ def files(path: str) -> list[str]:
     if not os.path.isdir(path):
         if not os.path.isfile(path):
             raise DataError("this is not a regular file", where=path, fix="name a file or a folder")
-        problem = _unreadable_kind(path)
+        problem = None if given in BY_FORMAT else _unreadable_kind(path)
         if problem:
             raise DataError([problem])
         return [path]
@@ -62,10 +63,18 @@ def files(path: str) -> list[str]:
     return found
 
 
-def read(file: str) -> Iterator[Row | Problem]:
-    """The rows of one data file in order; where a row cannot be read, its problem."""
+def read(file: str, given: str | None = None, target: str | None = None) -> Iterator[Row | Problem]:
+    """The rows of one data file in order; where a row cannot be read, its problem.
+
+    `target` is a second file whose lines belong to those of `file`; a text format that was `given` decides the reader
+    where the file's name does not.
+    """
+    reader = BY_FORMAT.get(given or "") if suffix_of(file) in ("", ".txt") or suffix_of(file) not in READERS else None
+    items = (
+        read_parallel(file, target) if target else unfolded((reader or READERS.get(suffix_of(file), read_table))(file))
+    )
     rows = 0
-    for item in unfolded(READERS[suffix_of(file)](file)):
+    for item in items:
         rows += 1
         yield item
     if not rows:
@@ -131,7 +140,7 @@ def _read_json(file: str) -> Iterator[Row | Problem]:
     if not whole.text.strip():
         return
     try:
-        items = _list_of(parse(whole.text))
+        items = flatten_squad(_list_of(parse(whole.text)))
     except FaultError as fault:
         fix = "this looks like JSON Lines: name it .jsonl" if _is_json_lines(whole.text) else fault.fix
         yield Problem(fault.what, f"{file}:{fault.line}", fault.why, fix)
@@ -154,7 +163,8 @@ def _read_list(file: str) -> Iterator[Row | Problem]:
         with open_bytes(file) as opened:
             if opened.read(len(UTF8_BOM)) != UTF8_BOM:
                 opened.seek(0)
-            for number, item in enumerate(list_items(opened), 1):
+            rows = (row for item in list_items(opened) for row in flatten_squad([item]))
+            for number, item in enumerate(rows, 1):
                 yield _as_row(item, At(file, number))
     except FaultError as fault:
         fix = "this looks like JSON Lines: name it .jsonl" if number == 1 and fault.line > 1 else fault.fix
@@ -211,7 +221,11 @@ READERS: dict[str, Callable[[str], Iterator[Row | Problem]]] = {
     ".tsv": read_table,
     ".parquet": read_parquet,
     "": _read_unnamed,
+    **dict.fromkeys((".conll", ".iob", ".iob2", ".bio"), read_conll),
+    ".txt": read_paragraphs,
 }
+# Readers that a recipe can ask for by the format's name, whatever a file is called.
+BY_FORMAT: dict[str, Callable[[str], Iterator[Row | Problem]]] = {"tagged": read_conll, "plain": read_paragraphs}
 
 
 def _kinds() -> str:
@@ -240,7 +254,8 @@ def _files_of_folder(folder: str) -> list[str]:
     try:
         for parent, folders, names in os.walk(folder, onerror=_raise):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            known = [name for name in names if suffix_of(name) and suffix_of(name) in READERS | REFUSED.keys()]
+            kinds = {*READERS, *REFUSED} - {".txt", ""}
+            known = [name for name in names if suffix_of(name) in kinds]
             found += [os.path.join(parent, name) for name in known if not name.startswith(".")]
     except OSError as error:
         raise unreadable(folder, error) from error

@@ -86,7 +86,7 @@ def _sources(names: Sequence[str], test: Sequence[str], format: str | None) -> t
     for name, held in [*((name, False) for name in names), *((name, True) for name in test)]:
         try:
             several = len(names) > 1 or Path(name).is_dir()
-            for file in data_sources.files(name):
+            for file in data_sources.files(name, format):
                 part = 1 if held or (several and _sounds_held_out(file)) else 0
                 found.append(Source(file, part, format))
         except MissingInputError as error:

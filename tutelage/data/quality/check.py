@@ -121,7 +121,7 @@ def _chain(first: list[Given], rest: Iterator[Given]) -> Iterator[Given]:
 
 def _tasks(sources: Sequence[Source], threshold: float, tally: Tally, examples: int) -> Iterator[Task]:
     for index, source in enumerate(sources):
-        rows = read(source.file)
+        rows = read(source.file, source.format)
         try:
             while chunk := list(islice(rows, CHUNK)):
                 yield Task(chunk, source.part, index, source.format, threshold, examples)

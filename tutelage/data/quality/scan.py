@@ -10,11 +10,12 @@ from tutelage.data.quality.findings import EXAMPLES, Tally, example
 from tutelage.data.quality.keys import folded, key, words
 from tutelage.data.quality.profile import Profile
 from tutelage.data.quality.store import DTYPES, Facts, cut
-from tutelage.data.quality.view import View, view
+from tutelage.data.quality.view import LABELLED, View, view
 from tutelage.data.sources import Row
 from tutelage.data.types import At
 from tutelage.errors import DataError, Problem
 
+ANSWER_MAY_BE_EMPTY = ("squad", "tagged", "entities")
 LONG = 16_000  # characters of a row that is pointed out
 _TABLE = near.Words()  # of this process; a cache, without influence on results
 
@@ -148,13 +149,13 @@ def _look_at_text(text: str, at: At, tally: Tally) -> None:
 def _look_for_blanks(seen: View, at: At, tally: Tally) -> None:
     if not seen.prompt.strip():
         tally.add("empty_value", example(at, seen.target, "nothing stands before the answer"))
-    if seen.answer is not None and not seen.answer.strip() and seen.format != "tokens+tags":
+    if seen.answer is not None and not seen.answer.strip() and seen.format not in ANSWER_MAY_BE_EMPTY:
         tally.add("empty_value", example(at, seen.prompt, "the answer is empty"))
     if seen.label is not None and not seen.label.strip():
         tally.add("empty_value", example(at, seen.prompt, "the label is empty"))
     if seen.turns and seen.answer is None:
         tally.add("missing_value", example(at, seen.prompt, "no turn is the assistant's"))
-    if seen.format == "text+label" and seen.label is None:
+    if seen.format == LABELLED and seen.label is None:
         tally.add("missing_value", example(at, seen.prompt, "the label is null"))
 
 

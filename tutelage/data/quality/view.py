@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tutelage.data.formats import FORMATS
 from tutelage.data.formats.format import RowDict
+from tutelage.data.rows import Labelled, Pair, Preference, Question, Tagged
 from tutelage.data.types import At, Conversation
 
+LABELLED = "labelled"  # the format of a text with a label
 TEXT_KEYS = ("text", "sentence", "utterance", "content", "question", "review", "title")
 LABEL_KEYS = ("label", "labels", "category", "intent", "class", "sentiment", "target_label")
 
@@ -35,15 +38,61 @@ class View:
         return (self.prompt,) if self.answer is None else (self.prompt, self.answer)
 
 
+KNOWN = tuple(FORMATS.get(name) for name in FORMATS)
+
+
 def view(row: RowDict, at: At, name: str | None = None) -> View:
-    """The view of `row`, of the format `name` or the first one that claims it; RowError if it breaks that format."""
-    known = name or next((each for each in FORMATS if FORMATS.get(each).matches(row)), None)
+    """The view of `row`, of the format `name` or the first one that claims it; RowError if it breaks that format.
+
+    A row whose label is still to be given is looked at all the same.
+    """
+    if name is None and _lacks_label(row):
+        return _labelled(row, LABELLED)
+    known = FORMATS.get(name) if name else next((each for each in KNOWN if each.matches(row)), None)
     if known:
-        return of_conversation(FORMATS.get(known).parse(row, at), known)
+        parsed = known.parse(row, at)
+        if isinstance(parsed, Conversation):
+            return of_conversation(parsed, known.name)
+        return VIEWS.get(type(parsed), _of_other)(parsed, known.name)
     for shape, matches, read in SHAPES:
         if matches(row):
             return read(row, shape)
     return View("unknown", "\n".join(value for value in row.values() if isinstance(value, str)))
+
+
+def _lacks_label(row: RowDict) -> bool:
+    label = _first(row, LABEL_KEYS)
+    return label is not None and row[label] in (None, "") and _first(row, TEXT_KEYS) is not None
+
+
+def _of_labelled(row: Any, name: str) -> View:
+    label = " + ".join(sorted(row.labels)) if row.score is None else str(row.score)
+    return View(name, "\n".join(row.asked()), None, label)
+
+
+def _of_tagged(row: Any, name: str) -> View:
+    return View(name, " ".join(row.words), " ".join(row.tags))
+
+
+def _of_question(row: Any, name: str) -> View:
+    return View(name, f"{row.question}\n{row.context}", row.answers[0][0] if row.answers else "")
+
+
+def _of_pair(row: Any, name: str) -> View:
+    return View(name, row.source, row.targets[0] if row.targets else "")
+
+
+def _of_preference(row: Any, name: str) -> View:
+    return View(name, row.prompt, row.better)
+
+
+def _of_other(row: Any, name: str) -> View:
+    return View(name, "\n".join(row.asked()))
+
+
+VIEWS: dict[type, Callable[[Any, str], View]] = {
+    Labelled: _of_labelled, Tagged: _of_tagged, Question: _of_question, Pair: _of_pair, Preference: _of_preference,
+}  # fmt: skip
 
 
 def of_conversation(conversation: Conversation, name: str) -> View:
@@ -63,11 +112,6 @@ def _text(value: object) -> str:
 
 def _first(row: RowDict, keys: tuple[str, ...]) -> str | None:
     return next((key for key in keys if key in row), None)
-
-
-def _tagged(row: RowDict, shape: str) -> View:
-    tags = next(key for key in row if key.endswith(("tags", "labels")))
-    return View(shape, _text(row["tokens"]), _text(row[tags]))
 
 
 def _question(row: RowDict, shape: str) -> View:
@@ -96,9 +140,8 @@ def _plain(row: RowDict, shape: str) -> View:
 
 Matches = Callable[[RowDict], bool]
 SHAPES: tuple[tuple[str, Matches, Callable[[RowDict, str], View]], ...] = (
-    ("tokens+tags", lambda row: "tokens" in row and any(k.endswith(("tags", "labels")) for k in row), _tagged),
     ("question+answer", lambda row: "question" in row and ("answer" in row or "answers" in row), _question),
-    ("text+label", lambda row: bool(_first(row, TEXT_KEYS) and _first(row, LABEL_KEYS)), _labelled),
+    (LABELLED, lambda row: bool(_first(row, TEXT_KEYS) and _first(row, LABEL_KEYS)), _labelled),
     ("source+target", lambda row: "source" in row and "target" in row, _pair),
     ("text", lambda row: bool(_first(row, TEXT_KEYS)), _plain),
 )
