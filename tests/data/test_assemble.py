@@ -162,6 +162,21 @@ def test_weights_repeat_rows(run: Prepare, tmp_path: Path) -> None:
     assert 270 < result["counts"]["train"] < 330
 
 
+def test_shards_give_what_one_file_gives(run: Prepare, tmp_path: Path) -> None:
+    rows = [*pairs(600), *pairs(60, 50), *({**row, "response": f"{row['response']} Yes."} for row in pairs(40, 300))]
+    (tmp_path / "shards").mkdir()
+    for shard in range(3):
+        write(tmp_path / "shards" / f"{shard}.jsonl", rows[shard * 250 : (shard + 1) * 250])
+    one = run(rows, validation=0.1, test=0.1)
+    contents = {
+        part: [{**row, "_at": 0} for row in read(tmp_path / "out", part)] for part in ("train", "validation", "test")
+    }
+    several = run([], train=[str(tmp_path / "shards")], validation=0.1, test=0.1)
+    for part, whole in contents.items():
+        assert [{**row, "_at": 0} for row in read(tmp_path / "out", part)] == whole
+    assert (several["fingerprint"], several["dropped"]) == (one["fingerprint"], one["dropped"])
+
+
 def test_columns_are_renamed(run: Prepare, tmp_path: Path) -> None:
     other = write(tmp_path / "other.jsonl", [{"q": "Why?", "a": "Because."}, {"q": "Lost"}])
     result = run([], train=[{"path": other, "columns": {"prompt": "q", "response": "a"}}])
