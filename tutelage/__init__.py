@@ -16,6 +16,7 @@ HOMES = {
     "TutelageError": "tutelage.errors",
     "chat": "tutelage.verbs.chat",
     "doctor": "tutelage.verbs.doctor",
+    "export": "tutelage.verbs.export",
     "make_recipe": "tutelage.recipe",
     "models_describe": "tutelage.verbs.models",
     "models_get": "tutelage.verbs.models",

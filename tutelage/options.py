@@ -69,6 +69,18 @@ class Chat:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Write a tuned model for other programs, and prove that it still is the same model."""
+
+    model: Annotated[str, "a run folder, an adapter or model folder, or a name"]
+    to: Annotated[str, "peft, merged[:fp32|bf16|fp16], gguf[:f16|f32|bf16|q8_0|q4_0|q4_k_m|...] or ollama[:...]"] = "merged"
+    out: Annotated[str | None, "the folder of the export; by default exports/ in the run folder"] = None
+    prompts: Annotated[int, "how many held-out prompts the parity gate replays"] = 20
+    max_tokens: Annotated[int, "the longest replayed answer in tokens"] = 64
+    texts: Annotated[int, "how many hard texts are tokenised both ways"] = 2000
+
+
+@dataclass(frozen=True)
 class Report:
     """Write the report of a run. It is one HTML file that needs nothing else."""
 
@@ -91,6 +103,7 @@ class Doctor:
 VERBS: dict[str, type] = {
     "chat": Chat,
     "doctor": Doctor,
+    "export": Export,
     "models_describe": ModelsDescribe,
     "models_get": ModelsGet,
     "models_list": ModelsList,

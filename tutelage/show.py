@@ -182,6 +182,22 @@ def show_doctor(result: dict[str, Any]) -> Iterator[str]:
     yield "{} passed, {} warnings, {} failed".format(*counts)
 
 
+def show_export(result: dict[str, Any]) -> Iterator[str]:
+    """Where the export is, and how it compares with the trained model."""
+    parity = result["parity"]
+    yield f"export        {result['path']} ({result['kind']}, {result['precision']})"
+    for name, count in result["files"].items():
+        yield f"              {size(count):>9}  {name}"
+    kind = "held-out" if parity["held_out"] else "built-in"
+    yield f"replayed      {parity['prompts']} {kind} prompts, by {parity['runner']}"
+    ties = f", {parity['ties']} ties not counted" if parity["ties"] else ""
+    yield f"agreement     {parity['agreement']:.2%} of {parity['tokens']} tokens{ties}; largest logit difference {number(parity['logit_difference'])}"
+    yield f"stops         {parity['same_stops']} of {parity['stops']} answers end at the same token"
+    yield f"tokeniser     {parity['same_texts']:,} of {parity['texts']:,} hard texts identical"
+    if parity["loss_change"] is not None:
+        yield f"loss          {loss(parity['loss'], parity['export_loss'])} ({parity['loss_change']:+.2%})"
+
+
 def show_report(result: dict[str, Any]) -> Iterator[str]:
     """Where the report is."""
     yield result["report"]
@@ -195,6 +211,7 @@ def show_nothing(result: Any) -> Iterator[str]:
 SHOW: dict[str, Show] = {
     "chat": show_nothing,
     "doctor": show_doctor,
+    "export": show_export,
     "models_describe": pairs,
     "models_get": pairs,
     "models_list": show_models_list,
