@@ -52,7 +52,8 @@ def parse_kind(kind: str) -> tuple[str, str]:
 
 
 def export_model(
-    located: Located, kind: str, out: Path, *, prompts: int, max_tokens: int, texts: int, say: Say
+    located: Located, kind: str, out: Path, *, prompts: int, max_tokens: int, texts: int, say: Say,
+    data: str | None = None,
 ) -> Artifact:
     """Write the model as `kind` into the folder `out`, which appears only after the parity gate was passed."""
     name, precision = parse_kind(kind)
@@ -64,7 +65,7 @@ def export_model(
     with _workspace(out) as folder:
         say(f"writing {name}:{precision}")
         exporter.write(source, folder, precision)
-        rows, is_held_out = held_out(located.run, source.template, prompts, say)
+        rows, is_held_out = held_out(located.run, source.template, prompts, say, data)
         say(f"parity: the trained model answers {len(rows)} prompts")
         cases = list(make_cases(source, rows, max_tokens))
         trained = FolderReplica(source.model, source.template, "in memory")

@@ -1,6 +1,7 @@
 """llama.cpp through llama-cpp-python's C functions: tokenise, and logits of every position that is asked for."""
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,29 @@ from tutelage.errors import ModelError, need
 MOST_TOKENS = 4096  # of one pass; the context grows to what is asked, at least 512
 
 
+@functools.cache
+def _started() -> tuple[Any, Any]:
+    """The library and its log callback, which must live as long as the process: llama.cpp may log at any time."""
+    library = need("llama_cpp", extra="llama-cpp")
+    silence = library.llama_log_callback(_nothing)
+    library.llama_log_set(silence, ctypes.c_void_p(0))
+    library.llama_backend_init()
+    return library, silence
+
+
+def llama_cpp() -> Any:
+    """llama-cpp-python, silent and started once."""
+    return _started()[0]
+
+
 class LlamaCppModel:
     """A GGUF file opened by llama.cpp, computing attention in float32."""
 
     runner = "llama.cpp"
 
     def __init__(self, path: Path) -> None:
-        self.library: Any = need("llama_cpp", extra="llama-cpp")
+        self.library = llama_cpp()
         self.path = path
-        self._silence = self.library.llama_log_callback(_nothing)
-        self.library.llama_log_set(self._silence, ctypes.c_void_p(0))
-        self.library.llama_backend_init()
         parameters = self.library.llama_model_default_params()
         parameters.n_gpu_layers = 0
         self.model = self.library.llama_model_load_from_file(str(path).encode(), parameters)
@@ -45,6 +58,7 @@ class LlamaCppModel:
         parameters.n_ctx = parameters.n_batch = self.room
         parameters.n_ubatch = 512
         parameters.n_threads = parameters.n_threads_batch = torch.get_num_threads()
+        parameters.flash_attn_type = self.library.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it would round to float16
         parameters.type_k = parameters.type_v = self.library.GGML_TYPE_F32
         self.context = self.library.llama_init_from_model(self.model, parameters)
         if not self.context:

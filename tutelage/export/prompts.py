@@ -9,7 +9,7 @@ from tutelage.data.types import At, Conversation, Message
 from tutelage.encode.template import Template
 from tutelage.encode.types import Encoded
 from tutelage.errors import TutelageError
-from tutelage.recipe import Recipe, read_recipe
+from tutelage.recipe import ChatSpec, DataSpec, Recipe, read_recipe
 from tutelage.tasks import chat
 
 BUILT_IN = [
@@ -37,10 +37,16 @@ FRAGMENTS = [
 
 
 def held_out(
-    run: Path | None, template: Template, count: int, say: Callable[[str], None]
+    run: Path | None, template: Template, count: int, say: Callable[[str], None], data: str | None = None
 ) -> tuple[list[Encoded], bool]:
-    """At most `count` encoded rows and whether they are the run's held-out ones; says why where they are not."""
+    """At most `count` encoded rows and whether they were held out: those of the file `data`, else of the run.
+
+    Says why where there are none of either.
+    """
     recipe, why = _recipe(run)
+    if data is not None:
+        given = prepare(DataSpec.model_validate({"train": data}), seed=0).train
+        return chat.encode(template, recipe.task if recipe else ChatSpec(kind="chat"), given)[:count], True
     if recipe is not None:
         try:
             prepared = prepare(recipe.data, seed=recipe.seed)

@@ -66,7 +66,7 @@ def load_model(path: Path, *, dtype: torch.dtype) -> PreTrainedModel:
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=False,
-                attn_implementation="sdpa",
+                attn_implementation=attention_of(read_object(path / "config.json")),
                 output_loading_info=True,
             )
     except Exception as error:  # whatever a loader raises on a damaged folder
@@ -80,6 +80,11 @@ def load_model(path: Path, *, dtype: torch.dtype) -> PreTrainedModel:
             fix="fetch the model again",
         )
     return model.eval()
+
+
+def attention_of(config: dict[str, object]) -> str:
+    """The attention to load a model with: torch's fused one, but for models that cap their scores, which it cannot."""
+    return "eager" if config.get("attn_logit_softcapping") else "sdpa"
 
 
 def _refuse_other_kinds(path: Path) -> None:

@@ -14,6 +14,7 @@ def export(
     *,
     to: str = "merged",
     out: str | None = None,
+    data: str | None = None,
     prompts: int = 20,
     max_tokens: int = 64,
     texts: int = 2000,
@@ -28,5 +29,5 @@ def export(
     located = locate(model, say=say)
     home = located.run or Path("exports") / Path(model).name
     folder = Path(out) if out else home / "exports" / f"{kind}-{precision}" if located.run else home / f"{kind}-{precision}"
-    made = export_model(located, to, folder, prompts=prompts, max_tokens=max_tokens, texts=texts, say=say)
+    made = export_model(located, to, folder, prompts=prompts, max_tokens=max_tokens, texts=texts, say=say, data=data)
     return made.as_json()
