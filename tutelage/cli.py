@@ -115,7 +115,7 @@ def _command(name: str, options: type) -> Callable[..., int]:
         )
         default: Any = field.default
         if kind == tuple[str, ...]:
-            kind, default = list[str], list(default)
+            kind, default = list[str], default if required else list(default)
         parameters.append(
             _parameter(field.name, Annotated[kind, info], inspect.Parameter.empty if required else default)
         )

@@ -100,6 +100,26 @@ class Doctor:
     """Check this machine: versions, processor, memory, disk, caches."""
 
 
+@dataclass(frozen=True)
+class Serve:
+    """Answer OpenAI's API with tuned models, and a chat page. Several runs may be named; so may `name=run`."""
+
+    models: Annotated[tuple[str, ...], "run folders, adapter or model folders, or names; NAME=RUN names one yourself"]
+    host: Annotated[str, "the address to listen on; any but loopback needs a key"] = "127.0.0.1"
+    port: Annotated[int, "the port; 0: any free one"] = 8000
+    api_key: Annotated[str | None, "the key that clients must send; made up where one is needed and none given"] = None
+    allow_host: Annotated[tuple[str, ...], "another name that clients call this server by (may be repeated)"] = ()
+    precision: Annotated[str, "auto (measured), fp32 or bf16"] = "auto"
+    base: Annotated[bool, "load the untouched model of a fully tuned run too (that of an adapter is always there)"] = False
+    slots: Annotated[int, "streams that run at a time"] = 8
+    queue: Annotated[int, "streams that may wait; beyond them clients are told to come again"] = 64
+    max_tokens: Annotated[int, "the longest answer in tokens"] = 4096
+    seconds: Annotated[float, "the longest request"] = 300.0
+    keep: Annotated[int, "tokens of finished streams kept, for prompts that begin like them"] = 8192
+    threads: Annotated[int, "processor threads; 0: all that this process may use"] = 0
+    log_prompts: Annotated[bool, "write prompts and answers to stderr"] = False
+
+
 # Public function → its options; the part before `_` is a group on the command line.
 VERBS: dict[str, type] = {
     "chat": Chat,
@@ -112,5 +132,6 @@ VERBS: dict[str, type] = {
     "quickstart": Quickstart,
     "report": Report,
     "runs": Runs,
+    "serve": Serve,
     "train": Train,
 }

@@ -219,5 +219,6 @@ SHOW: dict[str, Show] = {
     "quickstart": show_quickstart,
     "report": show_report,
     "runs": show_runs,
+    "serve": pairs,
     "train": show_train,
 }
