@@ -73,7 +73,9 @@ class Export:
     """Write a tuned model for other programs, and prove that it still is the same model."""
 
     model: Annotated[str, "a run folder, an adapter or model folder, or a name"]
-    to: Annotated[str, "peft, merged[:fp32|bf16|fp16], gguf[:f16|f32|bf16|q8_0|q4_0|q4_k_m|...] or ollama[:...]"] = "merged"
+    to: Annotated[str, "peft, merged[:fp32|bf16|fp16], gguf[:f16|f32|bf16|q8_0|q4_0|q4_k_m|...] or ollama[:...]"] = (
+        "merged"
+    )
     out: Annotated[str | None, "the folder of the export; by default exports/ in the run folder"] = None
     data: Annotated[str | None, "a file of rows to replay; by default the run's held-out ones"] = None
     prompts: Annotated[int, "how many held-out prompts the parity gate replays"] = 20
@@ -110,7 +112,9 @@ class Serve:
     api_key: Annotated[str | None, "the key that clients must send; made up where one is needed and none given"] = None
     allow_host: Annotated[tuple[str, ...], "another name that clients call this server by (may be repeated)"] = ()
     precision: Annotated[str, "auto (measured), fp32 or bf16"] = "auto"
-    base: Annotated[bool, "load the untouched model of a fully tuned run too (that of an adapter is always there)"] = False
+    base: Annotated[bool, "load the untouched model of a fully tuned run too (that of an adapter is always there)"] = (
+        False
+    )
     slots: Annotated[int, "streams that run at a time"] = 8
     queue: Annotated[int, "streams that may wait; beyond them clients are told to come again"] = 64
     max_tokens: Annotated[int, "the longest answer in tokens"] = 4096

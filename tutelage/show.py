@@ -191,7 +191,8 @@ def show_export(result: dict[str, Any]) -> Iterator[str]:
     kind = "held-out" if parity["held_out"] else "built-in"
     yield f"replayed      {parity['prompts']} {kind} prompts, by {parity['runner']}"
     ties = f", {parity['ties']} ties not counted" if parity["ties"] else ""
-    yield f"agreement     {parity['agreement']:.2%} of {parity['tokens']} tokens{ties}; largest logit difference {number(parity['logit_difference'])}"
+    widest = number(parity["logit_difference"])
+    yield f"agreement     {parity['agreement']:.2%} of {parity['tokens']} tokens{ties}; largest logit difference {widest}"
     yield f"stops         {parity['same_stops']} of {parity['stops']} answers end at the same token"
     yield f"tokeniser     {parity['same_texts']:,} of {parity['texts']:,} hard texts identical"
     if parity["loss_change"] is not None:

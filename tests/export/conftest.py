@@ -15,7 +15,12 @@ def lora_run(model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempP
     folder = tmp_path_factory.mktemp("lora-run")
     questions = ["Why is the sky blue?", "What is water made of?", "Do plants need light?", "How many apples?"]
     rows = [
-        {"messages": [{"role": "user", "content": f"{questions[i % 4]} {i}"}, {"role": "assistant", "content": f"Yes, {i}."}]}
+        {
+            "messages": [
+                {"role": "user", "content": f"{questions[i % 4]} {i}"},
+                {"role": "assistant", "content": f"Yes, {i}."},
+            ]
+        }
         for i in range(32)
     ]
     (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

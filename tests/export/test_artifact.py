@@ -22,7 +22,9 @@ IDS = torch.tensor([[1, 50, 60, 70, 80, 90, 2, 1, 33, 44, 55]])
 
 
 def export(run: Path, to: str, out: Path, **options: Any) -> dict[str, Any]:
-    result: dict[str, Any] = tutelage.export(str(run), to=to, out=str(out), prompts=5, max_tokens=12, texts=60, **options)
+    result: dict[str, Any] = tutelage.export(
+        str(run), to=to, out=str(out), prompts=5, max_tokens=12, texts=60, **options
+    )
     return result
 
 
@@ -32,7 +34,9 @@ def trained_logits(run: Path) -> torch.Tensor:
         return logits
 
 
-@pytest.mark.parametrize("to", ["merged", "merged:bf16", "merged:fp16", "peft", "gguf:f32", "gguf:f16", "gguf:bf16", "ollama"])
+@pytest.mark.parametrize(
+    "to", ["merged", "merged:bf16", "merged:fp16", "peft", "gguf:f32", "gguf:f16", "gguf:bf16", "ollama"]
+)
 def test_an_export_passes_the_gate_and_is_whole(lora_run: Path, tmp_path: Path, to: str) -> None:
     result = export(lora_run, to, tmp_path / "out")
     parity = result["parity"]
@@ -64,7 +68,9 @@ def test_an_adapter_is_the_trained_model_in_peft(lora_run: Path, tmp_path: Path,
     with torch.inference_mode():
         logits = peft.PeftModel.from_pretrained(base, str(tmp_path / "out"))(IDS).logits
     torch.testing.assert_close(logits, trained_logits(lora_run), atol=1e-4, rtol=0)
-    assert not torch.allclose(logits, AutoModelForCausalLM.from_pretrained(model_folder("llama"))(IDS).logits, atol=1e-2)
+    assert not torch.allclose(
+        logits, AutoModelForCausalLM.from_pretrained(model_folder("llama"))(IDS).logits, atol=1e-2
+    )
 
 
 def test_an_export_can_be_opened_and_exported_again(lora_run: Path, tmp_path: Path) -> None:
@@ -156,6 +162,8 @@ def test_lost_rows_are_said(lora_run: Path, tmp_path: Path) -> None:
     recipe = (lora_run / "recipe.yaml").read_text().replace("chat.jsonl", "gone.jsonl")
     (folder / "recipe.yaml").unlink()
     (folder / "recipe.yaml").write_text(recipe)
-    made = export_model(locate(str(folder)), "peft", tmp_path / "out", prompts=3, max_tokens=4, texts=5, say=said.append)
+    made = export_model(
+        locate(str(folder)), "peft", tmp_path / "out", prompts=3, max_tokens=4, texts=5, say=said.append
+    )
     assert not made.parity.held_out
     assert any("built-in" in line and "cannot be read" in line for line in said)

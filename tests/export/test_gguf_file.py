@@ -68,7 +68,9 @@ def test_permuting_is_the_inverse_of_reading() -> None:
     assert np.array_equal(_unpermuted(permuted(value, 3).numpy(), 3), value.numpy())
 
 
-@pytest.mark.parametrize("precision, exact", [("f32", 1e-4), ("f16", 0.1), ("bf16", 0.5), ("q8_0", 0.5), ("q4_0", 20.0)])
+@pytest.mark.parametrize(
+    "precision, exact", [("f32", 1e-4), ("f16", 0.1), ("bf16", 0.5), ("q8_0", 0.5), ("q4_0", 20.0)]
+)
 def test_our_own_reader_reads_the_same_model_back(
     wide: Callable[..., Path], tmp_path: Path, precision: str, exact: float
 ) -> None:
@@ -148,7 +150,9 @@ def test_unknown_scalings_are_refused(wide: Callable[..., Path], tmp_path: Path)
     ],
 )  # fmt: skip
 def test_llama_cpp_computes_the_same_model(wide: Callable[..., Path], tmp_path: Path, kind: str, changes: Any) -> None:
-    result = tutelage.export(str(wide(kind, **changes)), to="gguf:f32", out=str(tmp_path / "out"), prompts=6, max_tokens=24, texts=200)
+    result = tutelage.export(
+        str(wide(kind, **changes)), to="gguf:f32", out=str(tmp_path / "out"), prompts=6, max_tokens=24, texts=200
+    )
     assert result["parity"]["runner"] == "llama.cpp"
     assert result["parity"]["agreement"] == 1.0
     assert result["parity"]["logit_difference"] < 0.01
@@ -158,6 +162,8 @@ def test_llama_cpp_computes_the_same_model(wide: Callable[..., Path], tmp_path: 
 @pytest.mark.parametrize("precision", ["q8_0", "q4_0", "q4_k_m"])
 def test_lossy_files_run_and_are_reported(wide: Callable[..., Path], tmp_path: Path, precision: str) -> None:
     folder = wide()
-    result = tutelage.export(str(folder), to=f"gguf:{precision}", out=str(tmp_path / "out"), prompts=6, max_tokens=8, texts=50)
+    result = tutelage.export(
+        str(folder), to=f"gguf:{precision}", out=str(tmp_path / "out"), prompts=6, max_tokens=8, texts=50
+    )
     assert result["parity"]["logit_difference"] > 0
     assert abs(result["parity"]["loss_change"]) < 0.1

@@ -20,7 +20,10 @@ CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-CORPUS = ["The quick brown fox jumps over the lazy dog. Why is the sky blue? 12 apples, 345 pears.", "Straße naïve café 東京"] * 3
+CORPUS = [
+    "The quick brown fox jumps over the lazy dog. Why is the sky blue? 12 apples, 345 pears.",
+    "Straße naïve café 東京",
+] * 3
 
 
 @pytest.mark.parametrize("name", sorted(PRE_TOKENIZERS))
@@ -38,7 +41,9 @@ def test_offsets_do_not_make_another_rule() -> None:
     assert splitting_rule(tokenizer) == "gpt-2"
 
 
-@pytest.mark.parametrize("rule", [pre_tokenizers.ByteLevel(add_prefix_space=True), pre_tokenizers.Split(Regex(r"\d"), "isolated")])
+@pytest.mark.parametrize(
+    "rule", [pre_tokenizers.ByteLevel(add_prefix_space=True), pre_tokenizers.Split(Regex(r"\d"), "isolated")]
+)
 def test_an_unknown_rule_is_refused(rule: Any) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = rule

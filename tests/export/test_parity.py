@@ -56,7 +56,9 @@ def test_the_same_model_passes(source: Source, cases: list[Case]) -> None:
 def test_teacher_forcing_decides_what_greedy_decoding_would_answer(source: Source, cases: list[Case]) -> None:
     """The same verdict, case by case, as letting the changed model answer by itself."""
     changed = replica_of(source, lambda model: model.model.layers[1].mlp.down_proj.weight.mul_(0.8))
-    theirs = make_cases(replace(source, model=changed.model), held_out(source.located.run, source.template, 4, print)[0], 10)
+    theirs = make_cases(
+        replace(source, model=changed.model), held_out(source.located.run, source.template, 4, print)[0], 10
+    )
     equal = [mine.answer == other.answer for mine, other in zip(cases, theirs)]
     verdicts = [gate(source, changed, [case]).agreement == 1.0 for case in cases]
     assert verdicts == equal
@@ -129,7 +131,9 @@ def test_ties_are_not_held_against_an_export(source: Source, cases: list[Case]) 
     """A head of zeros ties every token with every other: whatever is chosen, nothing was decided."""
     flat = replica_of(source)
     flat.model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(flat.model.lm_head.weight), requires_grad=False)
-    other = replica_of(source, lambda model: model.model.embed_tokens.weight.copy_(model.model.embed_tokens.weight.flip(0)))
+    other = replica_of(
+        source, lambda model: model.model.embed_tokens.weight.copy_(model.model.embed_tokens.weight.flip(0))
+    )
     parity = measure(source, other, flat, cases, [], True)
     assert parity.agreement == 1.0
     assert parity.ties > 0

@@ -78,7 +78,12 @@ def test_spaces_survive_a_decoder_that_drops_the_first_one() -> None:
 
 def test_an_empty_stream_gives_nothing(tokenizer: Any) -> None:
     assert collect(pieces(given_ids([]), tokenizer.decode)) == ([], "stop")
-@given(pieces=st.lists(st.text("ab<>", max_size=4), max_size=12), stops=st.lists(st.text("ab<>", min_size=1, max_size=3), max_size=3))
+
+
+@given(
+    pieces=st.lists(st.text("ab<>", max_size=4), max_size=12),
+    stops=st.lists(st.text("ab<>", min_size=1, max_size=3), max_size=3),
+)
 def test_what_comes_through_ends_before_the_first_stop_text(pieces: list[str], stops: list[str]) -> None:
     """However the text is cut into pieces."""
     stream = StopTexts(stops)

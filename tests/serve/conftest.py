@@ -17,7 +17,7 @@ from tutelage.recipe import LoraSpec
 from tutelage.serve.app import Server, make_app
 from tutelage.serve.guard import Guard
 from tutelage.serve.limits import Limits
-from tutelage.serve.running import Address, listen, settle
+from tutelage.serve.running import listen, settle
 from tutelage.serve.served import open_served
 from tutelage.serve.web import uvicorn
 
@@ -44,7 +44,9 @@ def start(models: list[str], *, key: str | None = None, log: bool = False, **lim
     listener = listen(address)
     app: Any = Guard(make_app(server), key=address.key, hosts=set(), body=granted.body)
     runner = uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=5, ws="none")
+        uvicorn.Config(
+            app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=5, ws="none"
+        )
     )
     thread = threading.Thread(target=runner.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

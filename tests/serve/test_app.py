@@ -57,7 +57,9 @@ def test_an_answer_is_that_of_the_model_alone(client: openai.OpenAI, opened: dic
 
 def test_base_and_tuned_answer_differently(client: openai.OpenAI) -> None:
     answers = {
-        client.chat.completions.create(model=name, messages=ASK, temperature=0, max_tokens=12).choices[0].message.content
+        client.chat.completions.create(model=name, messages=ASK, temperature=0, max_tokens=12)
+        .choices[0]
+        .message.content
         for name in ("base", "tuned")
     }
     assert len(answers) == 2

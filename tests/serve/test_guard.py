@@ -76,7 +76,9 @@ def test_a_browser_gets_a_cookie_for_the_printed_address(locked: Any) -> None:
         assert client.get("/v1/models?key=" + KEY, cookies={COOKIE: "x"}).status_code == 401  # nowhere but at /
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "169.254.169.254", "[::2]", "", "0"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "169.254.169.254", "[::2]", "", "0"]
+)
 def test_other_names_are_dns_rebinding(running: Any, host: str) -> None:
     with running.client(host=host) as client:
         for path in ("/health", "/v1/models", "/"):
@@ -86,7 +88,14 @@ def test_other_names_are_dns_rebinding(running: Any, host: str) -> None:
 def test_pages_from_elsewhere_may_not_write(running: Any) -> None:
     own = f"http://{urlsplit(running.url).netloc}"
     with running.client() as client:
-        for origin in ("http://evil.example", "null", "http://localhost:1", "https://127.0.0.1", "file://", own + ".evil.example"):
+        for origin in (
+            "http://evil.example",
+            "null",
+            "http://localhost:1",
+            "https://127.0.0.1",
+            "file://",
+            own + ".evil.example",
+        ):
             for method in ("POST", "DELETE", "PUT", "PATCH"):
                 answer = client.request(method, "/v1/chat/completions", json=BODY, headers={"origin": origin})
                 assert answer.status_code == 403, (origin, method)
@@ -122,7 +131,26 @@ def raw(url: str, data: bytes) -> bytes:
 def test_400_hostile_paths_and_headers_get_nothing(running: Any) -> None:
     """Traversals, encodings, doubled and torn headers: no 5xx, no file, and the server is there afterwards."""
     generator = random.Random(0)
-    parts = ["..", "%2e%2e", "..%2f", "..\\", "%5c..", "%00", "page.js", "etc/passwd", "v1", "models", "//", ";", "?", "#", "%", "%zz", "~", "C:"]
+    parts = [
+        "..",
+        "%2e%2e",
+        "..%2f",
+        "..\\",
+        "%5c..",
+        "%00",
+        "page.js",
+        "etc/passwd",
+        "v1",
+        "models",
+        "//",
+        ";",
+        "?",
+        "#",
+        "%",
+        "%zz",
+        "~",
+        "C:",
+    ]
     lines = [
         "Host: 127.0.0.1", "Host: evil.example", "Content-Length: -1", "Content-Length: 5", "Content-Length: 99999999999999999999",
         "Transfer-Encoding: chunked", "Transfer-Encoding: xchunked", "X: " + "a" * 9000, "Origin: \x00", "Cookie: tutelage_key=\xff",

@@ -33,6 +33,6 @@ def can_pack(weight: Tensor) -> bool:
     return (
         weight.device.type == "cpu"
         and weight.dtype in PACKED_DTYPES
-        and torch.backends.mkldnn.is_available()
+        and torch._C._has_mkldnn
         and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )

@@ -52,7 +52,14 @@ def parse_kind(kind: str) -> tuple[str, str]:
 
 
 def export_model(
-    located: Located, kind: str, out: Path, *, prompts: int, max_tokens: int, texts: int, say: Say,
+    located: Located,
+    kind: str,
+    out: Path,
+    *,
+    prompts: int,
+    max_tokens: int,
+    texts: int,
+    say: Say,
     data: str | None = None,
 ) -> Artifact:
     """Write the model as `kind` into the folder `out`, which appears only after the parity gate was passed."""
@@ -127,7 +134,10 @@ def read_artifact(folder: Path) -> dict[str, Any]:
     """The receipt of a finished export; a folder that has none, or whose files have other sizes, is an OutputError."""
     if not (folder / RECEIPT).is_file():
         raise OutputError(
-            "this is not a finished export", where=str(folder), why=f"it has no {RECEIPT}", fix="tutelage export RUN --to …"
+            "this is not a finished export",
+            where=str(folder),
+            why=f"it has no {RECEIPT}",
+            fix="tutelage export RUN --to …",
         )
     receipt: dict[str, Any] = read_json(folder / RECEIPT)
     for name, size in receipt["files"].items():

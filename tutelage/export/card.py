@@ -75,7 +75,9 @@ def card(facts: Facts, kind: str, precision: str, parity: Parity) -> str:
         metadata["license_name"] = re.sub(r"[^a-z0-9.-]+", "-", licence).strip("-") or "see-base-model"
     if facts.base_hub:
         metadata["base_model"] = facts.base_hub
-        metadata["base_model_relation"] = {"peft": "adapter", "gguf": "quantized", "ollama": "quantized"}.get(kind, "finetune")
+        metadata["base_model_relation"] = {"peft": "adapter", "gguf": "quantized", "ollama": "quantized"}.get(
+            kind, "finetune"
+        )
     metadata["tags"] = ["tutelage", "sft", *([facts.method] if facts.method else []), kind]
     head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
     text = f"---\n{head}---\n\n" + "\n\n".join(_sections(facts, kind, precision, parity)) + "\n"
@@ -106,7 +108,9 @@ def _training(facts: Facts, manifest: dict[str, Any]) -> str:
         f"parameters, {totals.get('steps', 0)} steps, {manifest['plan']['precision']}",
         f"- Licence of the base model: {facts.licence or 'not stated'}",
     ]  # fmt: skip
-    scores = [(name, event) for name, event in (("untouched model", facts.before), ("this model", facts.after)) if event]
+    scores = [
+        (name, event) for name, event in (("untouched model", facts.before), ("this model", facts.after)) if event
+    ]
     if scores:
         lines += ["", "| held-out loss (nats per target token) | value | rows |", "|---|---|---|"]
         lines += [f"| {name} | {_interval(event)} | {event.get('rows', '-')} |" for name, event in scores]
@@ -130,12 +134,18 @@ def _parity(parity: Parity) -> str:
         f"- {parity.same_texts} of {parity.texts} texts tokenise identically",
     ]  # fmt: skip
     if parity.loss_change is not None:
-        lines.append(f"- loss per target token: {parity.loss:.4f} → {parity.export_loss:.4f} ({parity.loss_change:+.2%})")
+        lines.append(
+            f"- loss per target token: {parity.loss:.4f} → {parity.export_loss:.4f} ({parity.loss_change:+.2%})"
+        )
     return "\n".join(lines)
 
 
 def _limits(facts: Facts, parity: Parity) -> str:
-    lines = ["## Limits", "", "- It was tuned for the kind of text it was trained on; elsewhere expect the base model or worse."]
+    lines = [
+        "## Limits",
+        "",
+        "- It was tuned for the kind of text it was trained on; elsewhere expect the base model or worse.",
+    ]
     if facts.after is None:
         lines.append("- No held-out score is known.")
     lines.append("- What it forgot was not measured here: `tutelage compare` scores it beside its base model.")

@@ -55,7 +55,9 @@ def _gemma3(writer: GGUFWriter, config: Any) -> None:
 
 
 def _pattern(config: Any, period: int) -> None:
-    kinds = ["full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(config.num_hidden_layers)]
+    kinds = [
+        "full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(config.num_hidden_layers)
+    ]
     if list(config.layer_types) != kinds:
         raise _refuse("its windowed layers are not where llama.cpp expects them", f"every {period}th layer sees all")
 
@@ -140,7 +142,8 @@ def rope_factors(config: Any) -> NDArray[np.float32] | None:
     lengths = 2 * math.pi / frequencies
     low, high, old = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
     smooth = np.clip((old / lengths - low) / (high - low), 0.0, 1.0)
-    return (1.0 / ((1.0 - smooth) / rope["factor"] + smooth)).astype(np.float32)
+    factors: NDArray[np.float32] = (1.0 / ((1.0 - smooth) / rope["factor"] + smooth)).astype(np.float32)
+    return factors
 
 
 def stored(name: str, value: Tensor, family: Family, config: Any) -> Tensor:

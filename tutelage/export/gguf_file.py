@@ -14,7 +14,8 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
+from gguf.constants import GGML_QUANT_SIZES, LlamaFileType
+from gguf.constants import GGMLQuantizationType as Kind
 from gguf.tensor_mapping import get_tensor_name_map
 from numpy.typing import NDArray
 
@@ -26,10 +27,9 @@ from tutelage.export.llama_cpp_model import llama_cpp
 from tutelage.export.types import EXPORTERS, Bounds, Replica, Source
 from tutelage.methods.opening import load_located
 
-Kind = GGMLQuantizationType
 FILE = "model.gguf"
 # precision → (type of matrices, type of embedding and head, the file's type)
-KINDS: dict[str, tuple[Kind, Kind, LlamaFileType]] = {
+KINDS: dict[str, tuple[Any, Any, Any]] = {
     "f16": (Kind.F16, Kind.F16, LlamaFileType.MOSTLY_F16),
     "f32": (Kind.F32, Kind.F32, LlamaFileType.ALL_F32),
     "bf16": (Kind.BF16, Kind.BF16, LlamaFileType.MOSTLY_BF16),
@@ -50,7 +50,7 @@ LOSSY = Bounds(loss=0.25)  # reported; a file whose loss is further off than thi
 class GgufFile:
     """Writes a GGUF file tensor by tensor and opens it again with llama.cpp."""
 
-    precisions = (*KINDS, *K_QUANTS)
+    precisions: tuple[str, ...] = (*KINDS, *K_QUANTS)
 
     def write(self, source: Source, folder: Path, precision: str) -> None:
         if precision in K_QUANTS:
@@ -118,7 +118,7 @@ def _tensors(model: Any, family: Family) -> Iterator[tuple[str, torch.Tensor]]:
         yield "rope_freqs.weight", torch.from_numpy(factors)
 
 
-def _kind(name: str, value: torch.Tensor, matrices: Kind, embeddings: Kind) -> Kind:
+def _kind(name: str, value: torch.Tensor, matrices: Any, embeddings: Any) -> Any:
     if value.dim() < 2:
         return Kind.F32
     kind = embeddings if name in ("token_embd.weight", "output.weight") else matrices
@@ -126,7 +126,7 @@ def _kind(name: str, value: torch.Tensor, matrices: Kind, embeddings: Kind) -> K
     return Kind.F16 if value.shape[-1] % block else kind
 
 
-def _encoded(value: torch.Tensor, kind: Kind) -> NDArray[Any]:
+def _encoded(value: torch.Tensor, kind: Any) -> NDArray[Any]:
     array = value.contiguous().numpy()
     if kind == Kind.F32:
         return array

@@ -22,7 +22,7 @@ BOUNDS = {
 class Merged:
     """Adds the adapter to the weights in float32, then writes them in the wanted precision."""
 
-    precisions = ("fp32", "bf16", "fp16")
+    precisions: tuple[str, ...] = ("fp32", "bf16", "fp16")
 
     def write(self, source: Source, folder: Path, precision: str) -> None:
         model = load_located(source.located, torch.float32).model.to(DTYPES[precision])

@@ -40,7 +40,7 @@ class Format:
 class Ollama:
     """Writes model.gguf and Modelfile; opened again as the GGUF file it is."""
 
-    precisions = GgufFile.precisions
+    precisions: tuple[str, ...] = GgufFile.precisions
 
     def write(self, source: Source, folder: Path, precision: str) -> None:
         text = modelfile(source.template)
@@ -113,7 +113,7 @@ def _prove(found: Format, template: Template, stripped: str) -> None:
     shapes = ["u", "su", "uau", "suau", "uauau", "suauau"]
     names = {"s": "system", "u": "user", "a": "assistant"}
     for shape in shapes:
-        for words in ("Hello there.", "1 < 2\n\n  and {{ x }} \"q\" ."):
+        for words in ("Hello there.", '1 < 2\n\n  and {{ x }} "q" .'):
             messages = [Message(names[letter], f"{words}{i}") for i, letter in enumerate(shape)]  # type: ignore[arg-type]
             wanted = template.render_text(messages, (), prompt=True).removeprefix(stripped)
             if found.render(messages) != wanted:

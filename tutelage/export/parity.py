@@ -160,7 +160,9 @@ def problems(parity: Parity, bounds: Bounds, where: str) -> Iterator[Problem]:
         why = f"{parity.same_stops} of {parity.stops} answers end where the trained model's do"
         yield Problem("the export does not stop where the trained model does", where, why, fix)
     if bounds.logit_difference is not None and not parity.logit_difference <= bounds.logit_difference:
-        why = f"the largest difference is {parity.logit_difference:.3g}, at most {bounds.logit_difference:g} is rounding"
+        why = (
+            f"the largest difference is {parity.logit_difference:.3g}, at most {bounds.logit_difference:g} is rounding"
+        )
         yield Problem("the export's logits differ from the trained model's", where, why, fix)
     change = parity.loss_change
     if bounds.loss is not None and change is not None and not abs(change) <= bounds.loss:

@@ -19,7 +19,7 @@ from tutelage.models.load import load_model, load_tokenizer
 class PeftAdapter:
     """Copies the trained adapter and opens it again over its base model."""
 
-    precisions = ("fp32",)
+    precisions: tuple[str, ...] = ("fp32",)
 
     def write(self, source: Source, folder: Path, precision: str) -> None:
         adapter = source.located.adapter

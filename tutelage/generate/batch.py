@@ -20,7 +20,9 @@ from tutelage.generate.sampling import Sampling, next_id
 
 WORTH = 16  # a beginning shorter than this is read again rather than waited for
 
-Allow = Callable[[Sequence[int], Tensor], Tensor]  # (answer so far, logits [vocabulary]) → logits with -inf for what may not come
+Allow = Callable[
+    [Sequence[int], Tensor], Tensor
+]  # (answer so far, logits [vocabulary]) → logits with -inf for what may not come
 
 
 @dataclass(eq=False)
@@ -106,7 +108,9 @@ class Batch:
             reason = self._reason(job, output)
             if reason is not None:
                 self._end(job)
-                outputs[-1:] = [output, Output(job, None, reason)] if output.token is not None else [Output(job, None, reason)]
+                outputs[-1:] = (
+                    [output, Output(job, None, reason)] if output.token is not None else [Output(job, None, reason)]
+                )
         return outputs
 
     def _chunks(self) -> list[tuple[Job, Sequence[int]]]:

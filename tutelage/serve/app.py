@@ -41,9 +41,9 @@ ERROR = {
         "properties": {"error": {"type": "object", "required": ["message", "type", "param", "code"]}},
     }}},
 }  # fmt: skip
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: ERROR for status in (400, 401, 403, 404, 405, 408, 413, 422, 429, 499, 500, 503)
-}
+ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys(
+    (400, 401, 403, 404, 405, 408, 413, 422, 429, 499, 500, 503), ERROR
+)
 
 
 @dataclass
@@ -177,7 +177,9 @@ def _add_answering_routes(app: FastAPI, server: Server) -> None:
 
 def _choices(n: int, server: Server) -> int:
     if n > server.limits.choices:
-        raise ApiError(400, f"At most {server.limits.choices} answers are given at a time.", code="invalid_value", param="n")
+        raise ApiError(
+            400, f"At most {server.limits.choices} answers are given at a time.", code="invalid_value", param="n"
+        )
     return n
 
 
@@ -216,12 +218,18 @@ async def _answer(
         if server.log is not None:
             text = "".join(piece.text for piece in pieces)
             asked = body.model_dump(include={"messages", "prompt"}, exclude_none=True)
-            server.log(json.dumps({"model": body.model, "seconds": round(time.monotonic() - started, 3), **asked, "answer": text}))
+            server.log(
+                json.dumps(
+                    {"model": body.model, "seconds": round(time.monotonic() - started, 3), **asked, "answer": text}
+                )
+            )
 
     if body.stream:
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         with_usage = body.stream_options is not None and body.stream_options.include_usage
-        return StreamingResponse(_events(shape, answering, with_usage, done), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(
+            _events(shape, answering, with_usage, done), media_type="text/event-stream", headers=headers
+        )
     pieces: list[Piece] = []
     try:
         async for piece in answering.pieces():

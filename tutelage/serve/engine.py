@@ -91,7 +91,9 @@ class Engine:
                 try:
                     output = await asyncio.wait_for(stream.outputs.get(), max(0.0, end - time.monotonic()))
                 except TimeoutError:
-                    raise ApiError(408, f"The answer took longer than {self.limits.seconds:g} s.", code="timeout") from None
+                    raise ApiError(
+                        408, f"The answer took longer than {self.limits.seconds:g} s.", code="timeout"
+                    ) from None
                 if isinstance(output, ApiError):
                     raise output
                 yield output

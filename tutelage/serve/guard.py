@@ -77,7 +77,11 @@ class Guard:
         if host_name(headers.get("host", "")) not in self.hosts:
             raise ApiError(403, "This Host header is not served here.", code="host_not_allowed")
         origin = headers.get("origin")
-        if origin is not None and scope["method"] not in SAFE and urlsplit(origin).netloc.lower() != headers["host"].lower():
+        if (
+            origin is not None
+            and scope["method"] not in SAFE
+            and urlsplit(origin).netloc.lower() != headers["host"].lower()
+        ):
             raise ApiError(403, "Requests from other web pages are not served.", code="origin_not_allowed")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self.body:

@@ -50,7 +50,9 @@ def json_rule(model: Served, wanted: ResponseFormat | None) -> Callable[[], Allo
     except Exception as error:  # the Rust side raises bare errors on schemas that it cannot read
         problem = str(error)
     if problem:
-        raise ApiError(400, f"This schema cannot be followed: {problem[:300]}", code="invalid_value", param="response_format")
+        raise ApiError(
+            400, f"This schema cannot be followed: {problem[:300]}", code="invalid_value", param="response_format"
+        )
     return lambda: Rule(library, tokenizer, grammar)
 
 

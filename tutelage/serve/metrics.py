@@ -42,7 +42,7 @@ class Metrics:
         yield "# TYPE tutelage_requests_total counter"
         for (route, status), count in sorted(self.requests.items()):
             yield f'tutelage_requests_total{{route="{route}",status="{status}"}} {count}'
-        yield "# HELP tutelage_tokens_total Tokens read (prompt), written (completion), and taken over from earlier prompts (shared)."
+        yield "# HELP tutelage_tokens_total Tokens read (prompt), written (completion), taken over from earlier prompts (shared)."
         yield "# TYPE tutelage_tokens_total counter"
         for kind in ("prompt", "completion", "shared"):
             yield f'tutelage_tokens_total{{kind="{kind}"}} {self.tokens[kind]}'

@@ -39,7 +39,10 @@ def too_long(prompt: int, answer: int, context: int) -> ApiError:
 def unknown_model(name: str, known: list[str]) -> ApiError:
     """A model that is not served."""
     return ApiError(
-        404, f"The model `{name[:200]}` does not exist. Served here: {', '.join(known)}.", code="model_not_found", param="model"
+        404,
+        f"The model `{name[:200]}` does not exist. Served here: {', '.join(known)}.",
+        code="model_not_found",
+        param="model",
     )
 
 
@@ -57,5 +60,8 @@ def invalid(errors: list[Any]) -> ApiError:
     place = ".".join(str(part) for part in first.get("loc", ()) if part not in ("body", "query"))
     others = f" (and {len(errors) - 1} more problems)" if len(errors) > 1 else ""
     return ApiError(
-        400, f"{place + ': ' if place else ''}{first.get('msg', 'invalid')}{others}", code="invalid_value", param=place or None
+        400,
+        f"{place + ': ' if place else ''}{first.get('msg', 'invalid')}{others}",
+        code="invalid_value",
+        param=place or None,
     )

@@ -18,7 +18,7 @@ def _whole_text(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_whole_text)]
-TokenId = Annotated[int, Field(ge=0, lt=1 << 31, strict=True)]
+Ids = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31, strict=True)]], Field(min_length=1)]
 
 
 class Body(BaseModel):
@@ -132,9 +132,7 @@ class ChatRequest(Decoding):
 class CompletionRequest(Decoding):
     """`POST /v1/completions`: raw text, or ids, without a chat template."""
 
-    prompt: Text | Annotated[list[TokenId], Field(min_length=1)] | Annotated[list[Text], Field(min_length=1, max_length=128)] | Annotated[
-        list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=128)
-    ]  # fmt: skip
+    prompt: Text | Ids | Annotated[list[Text] | list[Ids], Field(min_length=1, max_length=128)]
     max_tokens: int = Field(16, ge=1, le=1 << 31)
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: Literal[False] = False

@@ -96,7 +96,9 @@ def _open_group(
     if runner is not None:
         adapters = _fused(members, runner)
     if runner is None or len(adapters) < sum(place.adapter is not None for place in members.values()):
-        say(f"note: {first.model.name} runs through transformers, one stream after the other: its shape is not known here")
+        say(
+            f"note: {first.model.name} runs through transformers, one stream after the other: its shape is not known here"
+        )
         return {name: _plain(name, place, dtype, limits, threads) for name, place in members.items()}
     runner.adapters.update(adapters)
     engine = Engine(runner, limits, threads)
@@ -106,7 +108,9 @@ def _open_group(
         base = _free_name(_base_name(first), members)
         members = {**members, base: first.base}
     return {
-        name: Served(name, engine, name if place.adapter else None, _template(place), now, base if place.adapter else None)
+        name: Served(
+            name, engine, name if place.adapter else None, _template(place), now, base if place.adapter else None
+        )
         for name, place in members.items()
     }
 

@@ -28,6 +28,8 @@ def export(
     say = say or (lambda line: None)
     located = locate(model, say=say)
     home = located.run or Path("exports") / Path(model).name
-    folder = Path(out) if out else home / "exports" / f"{kind}-{precision}" if located.run else home / f"{kind}-{precision}"
+    folder = (
+        Path(out) if out else home / "exports" / f"{kind}-{precision}" if located.run else home / f"{kind}-{precision}"
+    )
     made = export_model(located, to, folder, prompts=prompts, max_tokens=max_tokens, texts=texts, say=say, data=data)
     return made.as_json()

@@ -46,9 +46,7 @@ def serve(
         limits = Limits(slots=slots, queue=queue, answer=max_tokens, seconds=seconds, keep=keep)
         chosen, _ = choose_precision(precision, device_name())
         given = (models,) if isinstance(models, str) else tuple(models)
-        served = open_served(
-            given, dtype=DTYPES[chosen], limits=limits, base=base, say=say, threads=threads or None
-        )
+        served = open_served(given, dtype=DTYPES[chosen], limits=limits, base=base, say=say, threads=threads or None)
         server = Server(served, limits, say if log_prompts else None)
         run(server, address, listener, say)
     finally:

@@ -25,6 +25,8 @@ def _sender(name: str, kind: str) -> Callable[[], Awaitable[Response]]:
     content = files(__name__).joinpath(name).read_bytes()
 
     async def send() -> Response:
-        return Response(content, media_type=kind, headers={"content-security-policy": POLICY, "cache-control": "no-cache"})
+        return Response(
+            content, media_type=kind, headers={"content-security-policy": POLICY, "cache-control": "no-cache"}
+        )
 
     return send
