@@ -197,6 +197,10 @@ def show_export(result: dict[str, Any]) -> Iterator[str]:
     yield f"tokeniser     {parity['same_texts']:,} of {parity['texts']:,} hard texts identical"
     if parity["loss_change"] is not None:
         yield f"loss          {loss(parity['loss'], parity['export_loss'])} ({parity['loss_change']:+.2%})"
+    for line in result["commands"].values():
+        yield f"serve it      {line}"
+    for rule in result["broken_rules"]:
+        yield f"but           it breaks a rule: {rule}"
 
 
 def show_report(result: dict[str, Any]) -> Iterator[str]:

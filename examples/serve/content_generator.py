@@ -44,7 +44,10 @@ def main() -> None:
     parser.add_argument("--drafts", type=int, default=2)
     arguments = parser.parse_args()
     client = OpenAI(base_url=arguments.url, api_key=arguments.key)
-    with open(arguments.products, encoding="utf-8", newline="") as file, open(arguments.out, "w", encoding="utf-8") as out:
+    with (
+        open(arguments.products, encoding="utf-8", newline="") as file,
+        open(arguments.out, "w", encoding="utf-8") as out,
+    ):
         for number, product in enumerate(csv.DictReader(file)):
             for draft in drafts(client, arguments.model, product, arguments.drafts, seed=number):
                 out.write(json.dumps({**product, **draft}, ensure_ascii=False) + "\n")

@@ -42,7 +42,12 @@ def run(name: str, *arguments: str, typed: str = "") -> str:
 
 def test_the_support_bot_answers_and_hands_over(served: Any) -> None:
     out = run(
-        "support_bot.py", "--url", f"{served.url}/v1", "--model", "tiny", typed="Yes or no?\n\nI want a refund\nAnd now?\n"
+        "support_bot.py",
+        "--url",
+        f"{served.url}/v1",
+        "--model",
+        "tiny",
+        typed="Yes or no?\n\nI want a refund\nAnd now?\n",
     )
     assert out.count("passing you on to a colleague") == 1
     assert len(out) > len("I am passing you on to a colleague.") + 10
@@ -51,7 +56,9 @@ def test_the_support_bot_answers_and_hands_over(served: Any) -> None:
 def test_the_generator_writes_drafts_that_fit_the_schema(served: Any, tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_text("name,colour\nlamp,blue\ndesk,red\n", encoding="utf-8")
     out = tmp_path / "drafts.jsonl"
-    run("content_generator.py", str(tmp_path / "products.csv"), str(out), "--url", f"{served.url}/v1", "--model", "tiny")
+    run(
+        "content_generator.py", str(tmp_path / "products.csv"), str(out), "--url", f"{served.url}/v1", "--model", "tiny"
+    )
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert {row["name"] for row in rows} <= {"lamp", "desk"}
     for row in rows:

@@ -53,7 +53,8 @@ def test_a_model_of_unknown_origin_has_a_card_too() -> None:
     [
         ("# no metadata", "no metadata"), ("---\nlicense: [\n---\n", "not YAML"), ("---\nlicense: mine\n---\n", "hub's list"),
         ("---\nlicense: mit\nbase_model: /home/me/model\n---\n", "not a hub id"), ("---\nlicense: other\n---\n", "license_name"),
-        ("---\nlicense: mit\ntags: sft\n---\n", "list of words"), ("---\nlicense: mit\nbase_model_relation: copy\n---\n", "unknown"),
+        ("---\nlicense: mit\ntags: sft\n---\n", "list of words"),
+        ("---\nlicense: mit\nbase_model_relation: copy\n---\n", "unknown"),
     ],
 )  # fmt: skip
 def test_what_a_hub_would_refuse_is_found(text: str, word: str) -> None:

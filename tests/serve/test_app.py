@@ -170,11 +170,14 @@ def test_many_streams_at_once_are_never_mixed(client: openai.OpenAI, opened: dic
 
 @pytest.mark.parametrize("asked, error, code", [
     ({"model": "gpt-4"}, openai.NotFoundError, "model_not_found"),
-    ({"messages": [{"role": "user", "content": "word " * 600}], "max_tokens": 5}, openai.BadRequestError, "context_length_exceeded"),
+    ({"messages": [{"role": "user", "content": "word " * 600}], "max_tokens": 5}, openai.BadRequestError,
+    "context_length_exceeded"),
     ({"messages": []}, openai.BadRequestError, "invalid_value"), ({"temperature": 3}, openai.BadRequestError, "invalid_value"),
     ({"n": 100}, openai.BadRequestError, "invalid_value"), ({"max_tokens": 100_000}, openai.BadRequestError, "invalid_value"),
-    ({"presence_penalty": 1}, openai.BadRequestError, "invalid_value"), ({"extra_body": {"typo": 1}}, openai.BadRequestError, "invalid_value"),
-    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}}, openai.BadRequestError, "invalid_value"),
+    ({"presence_penalty": 1}, openai.BadRequestError, "invalid_value"), ({"extra_body": {"typo": 1}},
+    openai.BadRequestError, "invalid_value"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}},
+    openai.BadRequestError, "invalid_value"),
 ])  # fmt: skip
 def test_errors_are_the_clients_own(client: openai.OpenAI, asked: dict[str, Any], error: Any, code: str) -> None:
     with pytest.raises(error) as caught:
@@ -269,18 +272,20 @@ def test_a_full_queue_is_said_at_once(small: Any) -> None:
     assert httpx.post(f"{small.url}/v1/chat/completions", json={**BODY, "max_tokens": 2}, timeout=60).status_code == 200
 
 
+def leave_early(url: str, body: dict[str, Any], wait: float) -> None:
+    """Ask, and hang up after the first bytes of a stream, or after `wait` seconds without any."""
+    with httpx.Client(timeout=httpx.Timeout(10, read=wait)) as client, client.stream("POST", url, json=body) as answer:
+        for _ in answer.iter_raw():
+            raise httpx.ReadTimeout("gone")
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_client_that_goes_frees_its_slot(small: Any, streamed: bool) -> None:
     body = {**BODY, "stream": streamed}
     slow_down(small.server.engines[0].runner)
     for wait in (0.02, 0.1, 0.2):
-        with pytest.raises(httpx.TimeoutException), httpx.Client(timeout=httpx.Timeout(10, read=wait)) as client:
-            if streamed:
-                with client.stream("POST", f"{small.url}/v1/chat/completions", json=body) as answer:
-                    for _ in answer.iter_raw():
-                        raise httpx.ReadTimeout("gone")
-            else:
-                client.post(f"{small.url}/v1/chat/completions", json=body)
+        with pytest.raises(httpx.TimeoutException):
+            leave_early(f"{small.url}/v1/chat/completions", body, wait)
         assert free(small), wait
 
 

@@ -10,11 +10,13 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 
 VALID: dict[str, Any] = {
-    "model": "base", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "temperature": 0.5, "top_p": 0.9, "n": 1, "seed": 3,
+    "model": "base", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "temperature": 0.5,
+    "top_p": 0.9, "n": 1, "seed": 3,
     "stop": ["x"], "stream": False, "logprobs": True, "top_logprobs": 2, "response_format": {"type": "text"}, "prompt": "Hi",
 }  # fmt: skip
 ODD = [
-    None, True, -1, 0, 2**31, 2**63, 10**30, 1e308, -0.5, "", "x", "\x00", "\ud800", "😀" * 50, [], [[]], [None], {}, {"a": 1}, [1, 2], ["a", 1],
+    None, True, -1, 0, 2**31, 2**63, 10**30, 1e308, -0.5, "", "x", "\x00", "\ud800", "😀" * 50, [], [[]], [None],
+    {}, {"a": 1}, [1, 2], ["a", 1],
     [{"role": "user"}], [{"role": "root", "content": "x"}], [{"role": "user", "content": [{"type": "image_url"}]}], "base", [10**6],
     [{"role": "assistant", "content": None}], [{"role": "tool", "content": ""}], {"type": "json_object"}, {"type": "json_schema"},
     {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "#"}}}, [[5], [6, 7]], [-1],

@@ -153,7 +153,8 @@ def test_400_hostile_paths_and_headers_get_nothing(running: Any) -> None:
     ]
     lines = [
         "Host: 127.0.0.1", "Host: evil.example", "Content-Length: -1", "Content-Length: 5", "Content-Length: 99999999999999999999",
-        "Transfer-Encoding: chunked", "Transfer-Encoding: xchunked", "X: " + "a" * 9000, "Origin: \x00", "Cookie: tutelage_key=\xff",
+        "Transfer-Encoding: chunked", "Transfer-Encoding: xchunked", "X: " + "a" * 9000, "Origin: \x00",
+        "Cookie: tutelage_key=\xff",
         "Authorization: Bearer \xff\xfe", ": empty", "NoColon", "Expect: 100-continue", "Upgrade: websocket", "Connection: Upgrade",
     ]  # fmt: skip
     for _ in range(400):

@@ -20,7 +20,8 @@ PAYLOADS = [
     for code in (
         "<script>window.hacked=1</script>", "<img src=x onerror=window.hacked=1>", "<svg onload=window.hacked=1>",
         "<iframe srcdoc='<script>parent.hacked=1</script>'>", "<a href=javascript:window.hacked=1>x</a>",
-        "<body onload=window.hacked=1>", "{{constructor.constructor('window.hacked=1')()}}", "<math><mtext></form><form><mglyph><style></math><img src onerror=window.hacked=1>",
+        "<body onload=window.hacked=1>", "{{constructor.constructor('window.hacked=1')()}}",
+        "<math><mtext></form><form><mglyph><style></math><img src onerror=window.hacked=1>",
         "javascript:window.hacked=1//", "</section></div><script>window.hacked=1</script>",
     )
 ]  # fmt: skip

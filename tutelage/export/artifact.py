@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from tutelage.errors import OutputError, UsageError
+from tutelage.export.acceptance import broken, commands
 from tutelage.export.card import card, facts_of
 from tutelage.export.folder_replica import FolderReplica
 from tutelage.export.parity import Parity, enforce, make_cases, measure
@@ -33,12 +34,14 @@ class Artifact:
     precision: str
     files: dict[str, int]  # name → bytes
     parity: Parity
+    commands: dict[str, str]  # program → the command line that serves it
+    broken: list[str]  # rules of those programs that it breaks, each with its source
 
     def as_json(self) -> dict[str, Any]:
         """What the verb returns."""
         return {
             "path": str(self.path), "kind": self.kind, "precision": self.precision, "files": self.files,
-            "parity": self.parity.as_json(),
+            "parity": self.parity.as_json(), "commands": self.commands, "broken_rules": self.broken,
         }  # fmt: skip
 
 
@@ -87,7 +90,7 @@ def export_model(
         sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         write_json(folder / RECEIPT, {"kind": name, "precision": precision, "files": sizes, **parity.as_json()})
         _publish(folder, out)
-    return Artifact(out, name, precision, sizes, parity)
+    return Artifact(out, name, precision, sizes, parity, commands(name, out, facts.name), broken(name, out))
 
 
 def _refuse_occupied(out: Path) -> None:

@@ -29,9 +29,12 @@ BUILT_IN = [
 FRAGMENTS = [
     "The quick brown fox", "doesn't", "they're", "I'LL", "x'", "2024-11-24", "3.14159", "1,234,567", "½", "Ⅷ", "٣٤", "0x1F",
     "\n", "\n\n", "\r\n", "\t", "  ", "    ", "\u00a0", "\u2009", "\u200b", "naïve", "Straße", "ﬁne", "Ångström", "e\u0301",
-    "東京タワー", "你好世界", "안녕하세요", "שלום", "مرحبا", "हिन्दी", "ไทย", "😀", "👩‍🚀", "🏳️‍🌈", "…", "—", "“quoted”", "¿Qué?", "#include <stdio.h>",
-    "def f(x):\n    return x**2", "{\"a\": [1, 2]}", "<b>bold</b>", "https://example.org/a?b=c&d=%20", "user@example.org", "C:\\temp\\n",
-    "$12.50", "50%", "==>", "!!!", "???", "...", "a" * 40, "ABC", "camelCaseWord", "snake_case_word", "\u0301", "\ufeff", "\ufffd", "\x7f", "𝔘𝔫𝔦",
+    "東京タワー", "你好世界", "안녕하세요", "שלום", "مرحبا", "हिन्दी", "ไทย", "😀", "👩‍🚀", "🏳️‍🌈", "…", "—", "“quoted”",
+    "¿Qué?", "#include <stdio.h>",
+    "def f(x):\n    return x**2", "{\"a\": [1, 2]}", "<b>bold</b>", "https://example.org/a?b=c&d=%20",
+    "user@example.org", "C:\\temp\\n",
+    "$12.50", "50%", "==>", "!!!", "???", "...", "a" * 40, "ABC", "camelCaseWord", "snake_case_word", "\u0301",
+    "\ufeff", "\ufffd", "\x7f", "𝔘𝔫𝔦",
     "<|im_start|>", "<|im_end|>", "</s>", "<pad>", "_", "__init__", "'", "\"", "`", "~", "^", "|",
 ]  # fmt: skip
 
