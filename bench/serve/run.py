@@ -12,6 +12,7 @@ already (any that speaks OpenAI's API, e.g. `transformers serve`), under `--mode
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -28,7 +29,21 @@ from typing import Any
 import httpx
 
 HERE = Path(__file__).parent
-WORDS = "sky water plant apple light river stone cloud engine paper glass winter signal garden copper".split()
+WORDS = [
+    "sky",
+    "water",
+    "plant",
+    "apple",
+    "light",
+    "river",
+    "stone",
+    "cloud",
+    "engine",
+    "paper",
+    "glass",
+    "winter",
+    "signal",
+]
 
 
 def question(number: int) -> str:
@@ -122,7 +137,8 @@ async def streams(arguments: argparse.Namespace) -> dict[str, Any]:
     seconds = server.stop()
     return {
         "streams": arguments.at_once, "rounds": arguments.rounds, "dropped": dropped, "different": different,
-        "memory_mib": {"first": memory[0], "after_3": memory[min(2, len(memory) - 1)], "last": memory[-1]}, "drain_seconds": seconds,
+        "memory_mib": {"first": memory[0], "after_3": memory[min(2, len(memory) - 1)], "last": memory[-1]},
+        "drain_seconds": seconds,
     }  # fmt: skip
 
 
@@ -203,10 +219,8 @@ async def disconnect(arguments: argparse.Namespace) -> dict[str, Any]:
     async def leaves(client: httpx.AsyncClient, number: int) -> None:
         asked = body(server, question(number), 400, stream=bool(number % 2))
         post = client.post(f"{server.url}/v1/chat/completions", json=asked)
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(post, generator.uniform(0.0, 1.0))
-        except TimeoutError:
-            pass
 
     for start in range(0, 300, 30):
         async with many() as client:

@@ -54,6 +54,13 @@ def parse_kind(kind: str) -> tuple[str, str]:
     return name, precision or known[0]
 
 
+def default_folder(located: Located, kind: str, precision: str) -> Path:
+    """Where an export goes unless told otherwise: into the run folder, or below exports/."""
+    if located.run is not None:
+        return located.run / "exports" / f"{kind}-{precision}"
+    return Path("exports") / Path(located.name).name / f"{kind}-{precision}"
+
+
 def export_model(
     located: Located,
     kind: str,

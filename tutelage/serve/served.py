@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from tutelage.encode.template import Template
-from tutelage.errors import Problem, UsageError
+from tutelage.errors import OutputError, Problem, UsageError
+from tutelage.export.artifact import default_folder, export_model, read_artifact
+from tutelage.export.gguf_file import FILE
 from tutelage.generate.adapter_weights import FUSED, AdapterWeights, fuse
 from tutelage.generate.llama_runner import LlamaRunner, take_apart
 from tutelage.generate.plain_runner import PlainRunner
@@ -21,6 +23,7 @@ from tutelage.models.load import load_tokenizer
 from tutelage.runs import MANIFEST, read_json
 from tutelage.serve.engine import Engine
 from tutelage.serve.limits import Limits
+from tutelage.serve.llama_cpp_runner import LlamaCppRunner
 
 Say = Callable[[str], None]
 
@@ -79,6 +82,25 @@ def open_served(
                 title = _free_name(_base_name(place), served)
                 served |= _open_group({title: origin}, dtype, limits, say, threads)
                 served[name] = _with_base(served[name], title)
+    return served
+
+
+def open_with_llama_cpp(
+    arguments: Sequence[str], *, precision: str, limits: Limits, say: Say, threads: int | None = None
+) -> dict[str, Served]:
+    """The models run by llama.cpp: each exported to GGUF first, behind the parity gate, unless that was done before."""
+    served = {}
+    for name, place in named(arguments).items():
+        located = locate(place, say=say)
+        folder = default_folder(located, "gguf", precision)
+        try:
+            read_artifact(folder)
+            say(f"{name}: using {folder}, which has passed the parity gate")
+        except OutputError:
+            say(f"{name}: exporting gguf:{precision} to {folder}")
+            export_model(located, f"gguf:{precision}", folder, prompts=20, max_tokens=64, texts=500, say=say)
+        runner = LlamaCppRunner(folder / FILE, slots=limits.slots, keep=limits.keep, threads=threads)
+        served[name] = Served(name, Engine(runner, limits, threads), None, _template(located), int(time.time()))
     return served
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.errors import UsageError
-from tutelage.export.artifact import export_model, parse_kind
+from tutelage.export.artifact import default_folder, export_model, parse_kind
 from tutelage.methods.opening import locate
 
 
@@ -27,9 +27,6 @@ def export(
             raise UsageError(f"{name} must be 1 or more, and is {value}", where=name)
     say = say or (lambda line: None)
     located = locate(model, say=say)
-    home = located.run or Path("exports") / Path(model).name
-    folder = (
-        Path(out) if out else home / "exports" / f"{kind}-{precision}" if located.run else home / f"{kind}-{precision}"
-    )
+    folder = Path(out) if out else default_folder(located, kind, precision)
     made = export_model(located, to, folder, prompts=prompts, max_tokens=max_tokens, texts=texts, say=say, data=data)
     return made.as_json()
