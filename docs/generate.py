@@ -179,6 +179,9 @@ def flags(options: type) -> Iterator[tuple[str, str, str, str]]:
         if field.default is MISSING:
             yield field.name.upper(), "", "required", text
             continue
+        if field.metadata.get("positional"):
+            yield field.name.upper(), "", "none", text
+            continue
         names = {str: "TEXT", int: "NUMBER", float: "NUMBER", bool: ""}
         inner = next((arg for arg in (kind, *get_args(kind)) if arg in names), str)
         value = "KEY=VALUE" if field.name == "set" else names[inner]
@@ -191,7 +194,8 @@ def cli_page() -> str:
     lines = [HEAD.format(source="tutelage/options.py"), CLI_INTRO]
     for name, options in VERBS.items():
         found = list(flags(options))
-        command = " ".join(["tutelage", *name.split("_"), *(flag for flag, *_ in found if not flag.startswith("-"))])
+        places = [flag if left == "required" else f"[{flag}]" for flag, _, left, _ in found if not flag.startswith("-")]
+        command = " ".join(["tutelage", *name.split("_"), *places])
         lines += [f"## {name.replace('_', ' ')}\n", f"{(options.__doc__ or '').strip()}\n"]
         lines.append(f"`{command}{' [OPTIONS]' if any(f.startswith('-') for f, *_ in found) else ''}`\n")
         if found:

@@ -1,14 +1,20 @@
 """Fixtures that more than one test file needs: tiny real models and tokenizers, made on the spot."""
 
+import atexit
 import json
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a hub
+if "TUTELAGE_ENCODED" not in os.environ:  # the rows of tests do not belong into the user's cache
+    os.environ["TUTELAGE_ENCODED"] = tempfile.mkdtemp(prefix="tutelage-encoded-")
+    atexit.register(shutil.rmtree, os.environ["TUTELAGE_ENCODED"], ignore_errors=True)
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # a shell's background job: Ctrl-C must mean what it means to users

@@ -40,7 +40,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_the_command_line_and_the_function_take_the_same(name: str) -> None:
     required, optional = [], {}
     for field in dataclasses.fields(VERBS[name]):
-        if field.default is dataclasses.MISSING:
+        if field.default is dataclasses.MISSING or field.metadata.get("positional"):
             required.append(field.name)
         else:
             optional[field.name] = field.default

@@ -26,6 +26,7 @@ HOMES = {
     "read_recipe": "tutelage.recipe",
     "report": "tutelage.verbs.report",
     "runs": "tutelage.verbs.runs",
+    "selftest": "tutelage.verbs.selftest",
     "serve": "tutelage.verbs.serve",
     "train": "tutelage.verbs.train",
 }

@@ -109,8 +109,8 @@ def _command(name: str, options: type) -> Callable[..., int]:
         flag, metavar = "--" + field.name.replace("_", "-"), METAVARS.get(kind)
         required = field.default is MISSING
         info = (
-            typer.Argument(help=text)
-            if required
+            typer.Argument(help=text, show_default=False)
+            if required or field.metadata.get("positional")
             else typer.Option(flag, help=text, metavar=metavar, show_default=field.default not in ((), None, False))
         )
         default: Any = field.default
@@ -180,7 +180,7 @@ def _watchers(verb: Callable[..., Any], progress: Progress) -> dict[str, Any]:
 
 def _progress(values: dict[str, Any]) -> Progress:
     """A watcher that knows where the run ends, if the verb is given a recipe."""
-    if "recipe" not in values:
+    if not values.get("recipe"):
         return Progress()
     optim = tutelage.read_recipe(values["recipe"], tuple(values["set"])).optim
     return Progress(optim.steps, optim.epochs)

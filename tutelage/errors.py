@@ -136,6 +136,21 @@ class InterruptedRunError(TutelageError):
     exit_code = 130
 
 
+# What torch, its allocator, oneDNN, the C++ library and the system say when memory is what is missing.
+MEMORY_TEXTS = (
+    "can't allocate memory", "bad_alloc", "could not create a primitive", "could not create a memory",
+    "could not execute a primitive", "out of memory", "Cannot allocate memory", "not enough memory", "unable to mmap",
+    "can't start new thread", "Resource temporarily unavailable",
+)  # fmt: skip
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that Python, torch, the allocator or the system ran out of memory."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError | OSError) and any(text in str(error) for text in MEMORY_TEXTS)
+
+
 def need(module: str, *, extra: str) -> ModuleType:
     """The optional third-party `module`, or an error with the exact line that installs it."""
     try:

@@ -1,11 +1,14 @@
 """What each verb takes: one torch-free dataclass per verb, from which the command line is built.
 
-A field without default is a positional argument. The verb's function takes the same names with the same defaults;
+A field without default, or marked POSITIONAL, is a positional argument.
+The verb's function takes the same names with the same defaults;
 tests/test_public.py proves it. The class docstring is the verb's help.
 """
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+POSITIONAL: Any = field(default=None, metadata={"positional": True})  # one that may be left out
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,14 @@ class Doctor:
 
 
 @dataclass(frozen=True)
+class Selftest:
+    """Prove on your model and data that speed changes nothing: every fast path against the plain one, gradients included."""
+
+    recipe: Annotated[str | None, "a recipe file; none: tiny random models of the usual families"] = POSITIONAL
+    set: Annotated[tuple[str, ...], "override a recipe key: --set model=FOLDER (may be repeated)"] = ()
+
+
+@dataclass(frozen=True)
 class Serve:
     """Answer OpenAI's API with tuned models, and a chat page. Several runs may be named; so may `name=run`."""
 
@@ -137,6 +148,7 @@ VERBS: dict[str, type] = {
     "quickstart": Quickstart,
     "report": Report,
     "runs": Runs,
+    "selftest": Selftest,
     "serve": Serve,
     "train": Train,
 }

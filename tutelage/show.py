@@ -182,6 +182,18 @@ def show_doctor(result: dict[str, Any]) -> Iterator[str]:
     yield "{} passed, {} warnings, {} failed".format(*counts)
 
 
+def show_selftest(result: dict[str, Any]) -> Iterator[str]:
+    """One line per check, with the largest relative difference and its bound."""
+    for subject, notes in result["notes"].items():
+        yield from (f"note: {subject}: {note}" for note in notes)
+    rows = [
+        [c["subject"], c["method"], c["check"], f"{c['difference']:.1e}", f"{c['bound']:g}", c["tensor"]]
+        for c in result["checks"]
+    ]
+    yield from table(rows, ["model", "method", "what must hold", "difference", "at most", "largest in"])
+    yield f"all {len(rows)} checks hold ({result['seconds']:.0f} s)"
+
+
 def show_export(result: dict[str, Any]) -> Iterator[str]:
     """Where the export is, and how it compares with the trained model."""
     parity = result["parity"]
@@ -224,6 +236,7 @@ SHOW: dict[str, Show] = {
     "quickstart": show_quickstart,
     "report": show_report,
     "runs": show_runs,
+    "selftest": show_selftest,
     "serve": pairs,
     "train": show_train,
 }

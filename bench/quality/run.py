@@ -1,267 +1,173 @@
-"""tutelage beside TRL's SFTTrainer: same model, data and settings. Start it from the repository's root.
+"""Held-out gain after equal training, ours and TRL's: three seeds, one fp32 scorer.
 
-python bench/quality/run.py quality --trl-python DIR/bin/python    all seeds, scored → results/quality.json
-python bench/quality/run.py speed --trl-python DIR/bin/python      in turn, on a quiet machine → results/speed.json
-python bench/quality/run.py table                                  results/*.json → RESULTS.md
+python bench/quality/run.py lora       train every seed with both, score all → results/quality-lora.json
+python bench/quality/run.py full       the same for full fine-tuning → results/quality-full.json
+
+What is trained or scored already is kept, so it may be stopped, and done in parts (--tools, --seeds); the result is
+written by the call after which nothing is missing. TRL runs in bf16 autocast, 1 row per pass and 8 accumulated.
 """
 
 import argparse
 import json
-import os
-import shutil
-import statistics
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from memory import Measured, run_measured
-from table import write_table
 
-from tutelage.train.manifest import machine, now
+BENCH = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(BENCH))
+
+from harness import results  # noqa: E402
+from harness.contenders import answer, beside, command, default_model, fresh, peer_python, run  # noqa: E402
+
+from tutelage.train.manifest import machine, now  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
-BENCH, ROOT = HERE.parent, HERE.parents[1]
-RESULTS = BENCH / "results"
-BATCH, WARM_UP_STEPS, RESAMPLES = 8, 2, 5000
-# What is timed. Rows per forward pass change nothing in TRL's results (it divides by the targets of the whole step).
-CONTENDERS: dict[str, list[str]] = {
-    "tutelage": [],
-    "trl-fp32": ["--precision", "fp32", "--micro-batch", "8"],
-    "trl-fp32-2x4": ["--precision", "fp32", "--micro-batch", "4"],
-    "trl-fp32-4x2": ["--precision", "fp32", "--micro-batch", "2"],
-    "trl-fp32-8x1": ["--precision", "fp32", "--micro-batch", "1"],
-    "trl-fp32-8x1-checkpointing": ["--precision", "fp32", "--micro-batch", "1", "--checkpointing"],
-    "trl-fp32-8x1-compile": ["--precision", "fp32", "--micro-batch", "1", "--compile"],
-    "trl-bf16": ["--precision", "bf16", "--micro-batch", "8"],
-    "trl-bf16-8x1": ["--precision", "bf16", "--micro-batch", "1"],
-}
+RESAMPLES = 5000
+TOOLS = ("tutelage", "trl")
 
 
-def environment(threads: int) -> dict[str, str]:
-    """The environment of every measured process, ours and the peer's alike."""
-    return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+def contender(tool: str, options: argparse.Namespace) -> str:
+    """The configuration in which a tool is trained."""
+    return tool if tool == "tutelage" else options.trl
 
 
-def ours(options: argparse.Namespace, rows: Path, seed: int, out: Path) -> list[str]:
-    """The command that trains with tutelage."""
-    settings = {"model": options.model, "data.train": rows, "seed": seed, "threads": options.threads}
-    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    return [sys.executable, "-m", "tutelage", "train", str(HERE / "recipe.yaml"), *sets, "--out", str(out), "--json"]
+def folder(tool: str, seed: int, options: argparse.Namespace) -> Path:
+    """Where a run goes."""
+    return Path(options.work) / f"quality-{options.method}" / f"{contender(tool, options)}-{seed}"
 
 
-def theirs(options: argparse.Namespace, rows: Path, seed: int, out: Path, flags: list[str]) -> list[str]:
-    """The command that trains with TRL."""
-    given = ["--model", options.model, "--train", str(rows), "--out", str(out), "--seed", str(seed), *flags]
-    return [options.trl_python, str(HERE / "train_trl.py"), *given]
+def weights(tool: str, seed: int, options: argparse.Namespace) -> Path:
+    """The adapter's or model's folder of a run."""
+    place = folder(tool, seed, options)
+    return place / "model" if tool == "tutelage" else place
 
 
-def run(command: list[str], out: Path, options: argparse.Namespace) -> Measured:
-    """Run a training command, measured; its output is in `out`.log."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    log = out.with_name(out.name + ".log")
-    print("$", " ".join(command), file=sys.stderr, flush=True)
-    nice = ["nice", "-n", str(options.nice)] if options.nice else []
-    measured = run_measured([*nice, *command], log, environment(options.threads))
-    if measured.returncode:
-        raise SystemExit(f"this failed with {measured.returncode}; see {log}")
-    return measured
+def finished(tool: str, seed: int, options: argparse.Namespace) -> bool:
+    """Whether a run is done."""
+    place = folder(tool, seed, options)
+    if tool == "tutelage":
+        manifest = place / "manifest.json"
+        return manifest.is_file() and json.loads(manifest.read_text(encoding="utf-8"))["status"] == "finished"
+    return (place / "figures.json").is_file()
 
 
-def answer(command: list[str], threads: int) -> Any:
-    """The JSON document that `command` prints."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment(threads), check=True, text=True)
-    return json.loads(done.stdout)
+def train(tool: str, seed: int, options: argparse.Namespace) -> None:
+    """Train one seed with one tool, unless that is done. Ours continues what was interrupted; TRL begins anew."""
+    if finished(tool, seed, options):
+        return
+    out = folder(tool, seed, options)
+    arguments = command(
+        contender(tool, options), method=options.method, model=options.model, rows=options.rows / "dolly_train.jsonl",
+        out=out if tool == "tutelage" else fresh(out), threads=options.threads, peers=options.peers, seed=seed,
+    )  # fmt: skip
+    ended = run(arguments, out, options.threads)
+    if ended.measured.returncode != 0:
+        raise SystemExit(f"this failed with {ended.measured.returncode}; see {ended.log}")
 
 
-def write(name: str, value: dict[str, Any]) -> None:
-    """Write results/`name`."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+def score(of: Path | None, options: argparse.Namespace, *, plain: bool = False) -> dict[str, Any]:
+    """The held-out losses of one adapter or model (none: the untouched model), kept beside it."""
+    name = "base" if of is None else (of.parent.name if of.name == "model" else of.name)
+    kept = Path(options.work) / f"quality-{options.method}" / "scores" / f"{name}{'-plain' if plain else ''}.json"
+    newest = max((path.stat().st_mtime for path in of.glob("*.safetensors")), default=0.0) if of else 0.0
+    if kept.is_file() and kept.stat().st_mtime > newest:
+        return dict(json.loads(kept.read_text(encoding="utf-8")))
+    held_out = options.rows / "dolly_heldout.jsonl"
+    arguments = [sys.executable, str(HERE / "score.py"), "--model", options.model, "--data", str(held_out)]
+    found = answer([*arguments, *(["--plain"] if plain else []), *([str(of)] if of else [])], options.threads)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(found), encoding="utf-8")
+    return dict(found)
 
 
-def versions(options: argparse.Namespace) -> dict[str, dict[str, str]]:
-    """What runs in both environments."""
-    names = ("trl", "peft", "torch", "transformers", "accelerate", "datasets")
-    code = f"import json; from importlib.metadata import version; print(json.dumps({{n: version(n) for n in {names}}}))"
-    mine = {name: version(name) for name in ("tutelage", "torch", "transformers")}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    return {"ours": {**mine, "commit": commit.stdout.strip()}, "theirs": answer([options.trl_python, "-c", code], 1)}
-
-
-# Quality
-
-
-def quality(options: argparse.Namespace) -> None:
-    """Train every seed with both (what is finished is kept), score all adapters with one scorer, compare."""
-    train, held_out = options.data / "dolly_train.jsonl", options.data / "dolly_heldout.jsonl"
-    adapters: dict[str, dict[int, Path]] = {"tutelage": {}, "trl": {}}
-    for seed in options.seeds:
-        peer = options.work / f"trl-fp32-{seed}"
-        if not (peer / "figures.json").is_file():
-            run(theirs(options, train, seed, peer, CONTENDERS["trl-fp32-8x1"]), peer, options)
-        adapters["trl"][seed] = peer
-    for seed in options.seeds:
-        folder = options.work / f"tutelage-{seed}"
-        run(ours(options, train, seed, folder), folder, options)  # says so at once when it is finished
-        adapters["tutelage"][seed] = folder / "model"
-    every = [str(path) for paths in adapters.values() for path in paths.values()]
-    score = [sys.executable, str(HERE / "score.py"), "--model", options.model, "--data", str(held_out)]
-    scored = answer([*score, *every], options.threads)
-    plain = answer([*score, "--plain", every[0], every[-1]], options.threads)
-    (options.work / "scores.json").write_text(json.dumps(scored), encoding="utf-8")
-    result = {
-        "kind": "quality", "at": now(), "machine": machine(), "versions": versions(options),
-        "plan": json.loads((options.work / f"tutelage-{options.seeds[0]}" / "manifest.json").read_text())["plan"],
-        "tokens": same_tokens(options, train), "held_out_rows": scored["rows"], "held_out_targets": scored["targets"],
-        "scorers_differ_by": differ(scored, plain), **compared(scored, adapters, options.seeds),
-    }  # fmt: skip
-    write("quality.json", result)
-
-
-def same_tokens(options: argparse.Namespace, train: Path) -> dict[str, int]:
+def same_tokens(options: argparse.Namespace) -> dict[str, int]:
     """How many training rows have the same ids and targets in both tools."""
-    dump = options.work / "trl-tokens"
-    run(theirs(options, train, 0, dump, ["--dump-tokens", str(dump.with_suffix(".json"))]), dump, options)
-    command = [sys.executable, str(HERE / "same_tokens.py"), "--model", options.model, "--train", str(train)]
-    counts: dict[str, int] = answer([*command, "--trl-tokens", str(dump.with_suffix(".json"))], 1)
+    train_rows = options.rows / "dolly_train.jsonl"
+    dump = Path(options.work) / f"quality-{options.method}" / "trl-tokens"
+    arguments = command(
+        "trl-fp32", method="lora", model=options.model, rows=train_rows, out=dump, threads=1, peers=options.peers
+    )
+    if run([*arguments, "--dump-tokens", str(dump.with_suffix(".json"))], dump, 1).measured.returncode != 0:
+        raise SystemExit(f"TRL's tokens could not be written; see {dump}.log")
+    compare = [sys.executable, str(HERE / "same_tokens.py"), "--model", options.model, "--train", str(train_rows)]
+    counts: dict[str, int] = answer([*compare, "--trl-tokens", str(dump.with_suffix(".json"))], 1)
     return counts
 
 
-def differ(scored: dict[str, Any], plain: dict[str, Any]) -> float:
-    """The largest difference in loss between this scorer and peft with transformers alone."""
-    known = {score["adapter"]: score["loss"] for score in scored["scores"]}
-    return max(abs(known[score["adapter"]] - score["loss"]) for score in plain["scores"])
-
-
-def compared(scored: dict[str, Any], adapters: dict[str, dict[int, Path]], seeds: list[int]) -> dict[str, Any]:
+def compared(options: argparse.Namespace) -> dict[str, Any]:
     """Gains in nats per target token, per seed and on average, and an interval of the ratio over held-out rows."""
-    sums = {score["adapter"]: np.array(score["row_losses"]) for score in scored["scores"]}
-    targets = np.array(scored["row_targets"])
-    gains = {tool: np.stack([sums["base"] - sums[str(paths[s])] for s in seeds]) for tool, paths in adapters.items()}
+    base = score(None, options)
+    targets, untouched = np.array(base["row_targets"]), np.array(base["row_losses"])
+    gains = {
+        tool: np.stack([untouched - np.array(score(weights(tool, s, options), options)["row_losses"]) for s in options.seeds])
+        for tool in TOOLS
+    }  # fmt: skip
     per_seed = [
         {"seed": seed, **{tool: float(gain[i].sum() / targets.sum()) for tool, gain in gains.items()}}
-        for i, seed in enumerate(seeds)
+        for i, seed in enumerate(options.seeds)
     ]
     mean = {tool: float(gain.mean(0).sum() / targets.sum()) for tool, gain in gains.items()}
     draw = np.random.default_rng(0).integers(len(targets), size=(RESAMPLES, len(targets)))
     ratios = gains["tutelage"].mean(0)[draw].sum(1) / gains["trl"].mean(0)[draw].sum(1)
     low, high = np.quantile(ratios, [0.025, 0.975])
+    checked = [weights(tool, options.seeds[0], options) for tool in TOOLS]
+    differ = max(abs(score(of, options)["loss"] - score(of, options, plain=True)["loss"]) for of in checked)
     return {
-        "base_loss": float(sums["base"].sum() / targets.sum()), "gains": per_seed, "mean_gain": mean,
-        "ratio": mean["tutelage"] / mean["trl"], "ratio_low": float(low), "ratio_high": float(high),
+        "base_loss": base["loss"], "held_out_rows": base["rows"], "held_out_targets": base["targets"], "gains": per_seed,
+        "mean_gain": mean, "scorers_differ_by": differ,
+        "ratios": {"TRL": {"ratio": mean["tutelage"] / mean["trl"], "low": float(low), "high": float(high)}},
     }  # fmt: skip
 
 
-# Speed
-
-
-def speed(options: argparse.Namespace) -> None:
-    """Ours and TRL in turn on the same rows; repetitions interleaved, so that a slow minute hits all alike."""
-    rows = speed_rows(options)
-    runs: list[dict[str, Any]] = []
-    for repetition in range(options.repeat):
-        for name in options.contenders:
-            if name.startswith("trl-bf16") and repetition >= options.bf16_repeat:
-                continue
-            out = options.work / "speed" / f"{name}-{repetition}"
-            shutil.rmtree(out, ignore_errors=True)
-            command = (
-                ours(options, rows, 0, out) if name == "tutelage" else theirs(options, rows, 0, out, CONTENDERS[name])
-            )
-            if name.startswith("trl-bf16"):
-                command += ["--max-steps", str(options.bf16_steps)]
-            measured = run(command, out, options)
-            runs.append(
-                {"name": name, "repetition": repetition, **figures(name, out), "peak_mib": round(measured.peak_mib, 1)}
-            )
-            print(
-                f"{name} {repetition}: {runs[-1]['tokens_per_second']:.1f} tokens/s, {measured.peak_mib:.0f} MiB",
-                file=sys.stderr,
-            )
+def report(options: argparse.Namespace) -> None:
+    """Write the result."""
+    manifest = json.loads((folder("tutelage", options.seeds[0], options) / "manifest.json").read_text(encoding="utf-8"))
+    peer = json.loads((folder("trl", options.seeds[0], options) / "figures.json").read_text(encoding="utf-8"))
+    ours = {name: version(name) for name in ("tutelage", "torch", "transformers")}
     result = {
-        "kind": "speed", "at": now(), "machine": machine(), "versions": versions(options), "threads": options.threads,
-        "steps": options.steps, "warm_up_steps": WARM_UP_STEPS, "repeat": options.repeat, "load": os.getloadavg(),
-        "contenders": {name: summed([r for r in runs if r["name"] == name]) for name in options.contenders}, "runs": runs,
+        "kind": "quality", "method": options.method, "at": now(), "machine": machine(), "plan": manifest["plan"],
+        "trl_configuration": options.trl, "versions": {"ours": {**ours, "commit": commit()}, "TRL": peer["versions"]},
+        "tokens": same_tokens(options), **compared(options),
     }  # fmt: skip
-    write("speed.json" if options.steps > WARM_UP_STEPS else "speed-smoke.json", result)
+    results.write(f"quality-{options.method}{options.suffix}.json", result)
 
 
-def speed_rows(options: argparse.Namespace) -> Path:
-    """A file of `steps` batches, spread evenly over all lengths from the shortest row to the longest."""
-    lines = (options.data / "dolly_train.jsonl").read_text(encoding="utf-8").splitlines()
-    order = sorted(range(len(lines)), key=lambda i: len(lines[i]))
-    count = min(options.steps * BATCH, len(lines))
-    chosen = sorted({order[round(i * (len(order) - 1) / (count - 1))] for i in range(count)})
-    path = options.work / f"speed-rows-{count}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(lines[i] + "\n" for i in chosen), encoding="utf-8")
-    return path
-
-
-def figures(name: str, out: Path) -> dict[str, Any]:
-    """Seconds and useful tokens of each step, without loading, and their rate after the warm-up."""
-    if name == "tutelage":
-        events = [json.loads(line) for line in (out / "events.jsonl").read_text(encoding="utf-8").splitlines()]
-        steps = [event for event in events if event["event"] == "step"]
-        seconds, tokens = [step["seconds"] for step in steps], [step["tokens"] for step in steps]
-    else:
-        peer = json.loads((out / "figures.json").read_text(encoding="utf-8"))
-        seconds, tokens = peer["seconds"], peer["useful_tokens"]
-    skip = WARM_UP_STEPS if len(seconds) > WARM_UP_STEPS else 0  # a smoke test of one or two steps
-    rate = sum(tokens[skip:]) / sum(seconds[skip:])
-    return {"seconds": [round(s, 4) for s in seconds], "tokens": tokens, "tokens_per_second": rate}
-
-
-def summed(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Median, lowest and highest of the repetitions."""
-    result: dict[str, Any] = {"runs": len(runs), "steps": len(runs[0]["seconds"])}
-    for key in ("tokens_per_second", "peak_mib"):
-        values = [run[key] for run in runs]
-        result[key] = {"median": statistics.median(values), "low": min(values), "high": max(values)}
-    return result
-
-
-# Command line
-
-
-def parse() -> argparse.Namespace:
-    """The flags, with the model's folder resolved through `tutelage models get`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("quality", "speed", "table"))
-    parser.add_argument("--model", help="a model folder; default: the catalogue's smollm2-135m")
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "bench")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "bench", help="where adapters and logs go")
-    parser.add_argument("--trl-python", help="python of the environment of requirements-trl.txt")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--nice", type=int, default=0, help="for quality runs on a machine that others use")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=12, help="speed: steps per run; the first two are not counted")
-    parser.add_argument("--repeat", type=int, default=3, help="speed: runs of each contender")
-    parser.add_argument(
-        "--bf16-steps", type=int, default=4, help="speed: steps of TRL in bf16, which is very slow without AMX"
-    )
-    parser.add_argument("--bf16-repeat", type=int, default=1)
-    main_ones = ["tutelage", "trl-fp32", "trl-fp32-8x1", "trl-bf16"]
-    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=main_ones, metavar="NAME")
-    options = parser.parse_args()
-    if options.command != "table":
-        if not options.trl_python:
-            parser.error("--trl-python is needed: the python of TRL's own environment")
-        get = [sys.executable, "-m", "tutelage", "models", "get", "smollm2-135m", "--json"]
-        options.model = options.model or answer(get, options.threads)["path"]
-    return options
+def commit() -> str:
+    """This checkout's commit."""
+    return str(results.circumstances()["commit"])
 
 
 def main() -> None:
-    """Run one command."""
-    options = parse()
-    if options.command == "table":
-        write_table(RESULTS, BENCH / "RESULTS.md")
-    else:
-        {"quality": quality, "speed": speed}[options.command](options)
+    """Read the flags, train and score what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", choices=("lora", "full"))
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS, help="train with these only")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--trl", default="trl-autocast-8x1", help="TRL's configuration, a name of bench/speed/run.py")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--suffix", default="", help="results/quality-<method><suffix>.json, e.g. -smoke to try things")
+    parser.add_argument("--model", help="a folder with SmolLM2-135M-Instruct; default: the catalogue's smollm2-135m")
+    parser.add_argument("--rows", type=Path, default=beside("shared") / "data" / "bench")
+    parser.add_argument(
+        "--peers", type=Path, default=beside("peers"), help="the environments of bench/peers/install.sh"
+    )
+    parser.add_argument("--work", type=Path, default=BENCH.parent / "runs" / "bench", help="where runs and logs go")
+    options = parser.parse_args()
+    if "trl" in options.tools and not peer_python(options.peers, "trl").is_file():
+        parser.error(f"there is no TRL in {options.peers}: bench/peers/install.sh {options.peers} trl")
+    options.model = options.model or default_model(options.threads)
+    for seed in options.seeds:
+        for tool in options.tools:
+            train(tool, seed, options)
+            score(weights(tool, seed, options), options)
+    missing = [f"{tool} {seed}" for seed in options.seeds for tool in TOOLS if not finished(tool, seed, options)]
+    if missing:
+        print(f"still to be trained: {', '.join(missing)}", file=sys.stderr)
+        return
+    report(options)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,14 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
-from score import encoded_rows
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from harness.rows import encoded_rows
 
 from tutelage.encode.types import Encoded
 from tutelage.train.material import open_template

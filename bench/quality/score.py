@@ -1,9 +1,9 @@
-"""The one scorer for every adapter: held-out loss in nats per target token, fp32, one row at a time.
+"""The one scorer for every adapter and model: held-out loss in nats per target token, fp32, one row at a time.
 
-    python bench/quality/score.py --model DIR --data heldout.jsonl ADAPTER… > scores.json
+    python bench/quality/score.py --model DIR --data heldout.jsonl [ADAPTER_OR_MODEL] > score.json
 
-The base model is scored first. Ids and targets come from tutelage.encode, whoever trained the adapter. With
---plain, the same rows go through peft and transformers alone, as a check on this scorer.
+Without an adapter or tuned model the untouched one is scored. Ids and targets come from tutelage.encode, whoever trained.
+With --plain, the same rows go through peft and transformers alone, as a check on this scorer.
 """
 
 import argparse
@@ -15,44 +15,40 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
-from tutelage.data.prepare import prepare
-from tutelage.encode.contract import fit
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from harness.rows import encoded_rows
+
 from tutelage.encode.layout import make_layout
 from tutelage.encode.types import Encoded
 from tutelage.engine.backbone import make_backbone
 from tutelage.methods.lora import attach
 from tutelage.models.load import load_model
-from tutelage.recipe import ChatSpec, DataSpec
 from tutelage.tasks import chat
-from tutelage.train.material import open_template
-
-MAX_TOKENS = 512  # as in training; longer rows lose their end
 
 
-def encoded_rows(model: Path, data: Path, max_tokens: int = MAX_TOKENS) -> tuple[Encoded, ...]:
-    """The rows of `data` as ids and targets; a row that is lost on the way is an error."""
-    prepared = prepare(DataSpec.model_validate({"train": [str(data)]}), seed=0)
-    fitted = fit(chat.encode(open_template(model), ChatSpec(), prepared.train), max_tokens, "truncate")
-    if prepared.dropped or fitted.dropped:
-        raise SystemExit(f"rows were dropped: {[str(row) for row in (*prepared.dropped, *fitted.dropped)][:5]}")
-    return fitted.rows
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a PEFT adapter; else it is a whole model."""
+    return (folder / "adapter_config.json").is_file()
 
 
 @torch.no_grad()
-def losses(model: Path, adapter: Path | None, rows: tuple[Encoded, ...]) -> list[float]:
+def losses(model: Path, tuned: Path | None, rows: tuple[Encoded, ...]) -> list[float]:
     """The summed loss of each row in nats, through tutelage's own model path."""
-    backbone = make_backbone(load_model(model, dtype=torch.float32))
-    if adapter is not None:
-        attach(backbone.model, adapter)
+    adapter = tuned is not None and is_adapter(tuned)
+    backbone = make_backbone(load_model(model if adapter or tuned is None else tuned, dtype=torch.float32))
+    if tuned is not None and adapter:
+        attach(backbone.model, tuned)
     return [chat.loss(backbone, make_layout([row], share_prefix=False)).value for row in rows]
 
 
 @torch.no_grad()
-def plain_losses(model: Path, adapter: Path | None, rows: tuple[Encoded, ...]) -> list[float]:
+def plain_losses(model: Path, tuned: Path | None, rows: tuple[Encoded, ...]) -> list[float]:
     """The same through peft and transformers alone: all logits, torch's cross_entropy."""
-    loaded = load_model(model, dtype=torch.float32)
-    if adapter is not None:
-        loaded = PeftModel.from_pretrained(loaded, str(adapter)).eval()
+    adapter = tuned is not None and is_adapter(tuned)
+    loaded = load_model(model if adapter or tuned is None else tuned, dtype=torch.float32).eval()
+    if adapter:
+        loaded = PeftModel.from_pretrained(loaded, str(tuned)).eval()
     sums = []
     for row in rows:
         ids = torch.from_numpy(row.ids.astype("int64"))
@@ -63,30 +59,24 @@ def plain_losses(model: Path, adapter: Path | None, rows: tuple[Encoded, ...]) -
 
 
 def main() -> None:
-    """Score the base model and every adapter; one JSON document on stdout."""
+    """Score one model; one JSON document on stdout."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("adapters", nargs="*", type=Path, metavar="ADAPTER", help="PEFT adapter folders")
+    parser.add_argument("tuned", nargs="?", type=Path, metavar="ADAPTER_OR_MODEL", help="a PEFT adapter or a model")
     parser.add_argument("--model", required=True, type=Path, help="the base model's folder")
     parser.add_argument("--data", required=True, type=Path, help="held-out rows (JSON Lines with `messages`)")
     parser.add_argument("--plain", action="store_true", help="through peft and transformers alone")
     options = parser.parse_args()
     rows = encoded_rows(options.model, options.data)
     targets = [float(row.weights[1:].sum()) for row in rows]
-    score = plain_losses if options.plain else losses
+    sums = (plain_losses if options.plain else losses)(options.model, options.tuned, rows)
+    loss = math.fsum(sums) / math.fsum(targets)
+    print(f"{options.tuned or 'untouched'}: {loss:.5f} nats per target token", file=sys.stderr, flush=True)
     result = {
-        "rows": len(rows),
-        "targets": math.fsum(targets),
-        "cut": sum(row.cut for row in rows),
-        "row_targets": targets,
-    }
-    scored = []
-    for adapter in (None, *options.adapters):
-        sums = score(options.model, adapter, rows)
-        loss = math.fsum(sums) / math.fsum(targets)
-        name = "base" if adapter is None else str(adapter)
-        print(f"{name}: {loss:.5f} nats per target token", file=sys.stderr, flush=True)
-        scored.append({"adapter": name, "loss": loss, "row_losses": [round(value, 5) for value in sums]})
-    print(json.dumps({**result, "through": "peft" if options.plain else "tutelage", "scores": scored}))
+        "scored": str(options.tuned or "untouched"), "through": "plain" if options.plain else "tutelage", "loss": loss,
+        "rows": len(rows), "targets": math.fsum(targets), "cut": sum(row.cut for row in rows), "row_targets": targets,
+        "row_losses": [round(value, 5) for value in sums],
+    }  # fmt: skip
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -119,6 +119,12 @@ def build_tokenizer(family: str, template: str | None = None, metaspace: bool = 
 
 
 @pytest.fixture(scope="session")
+def tokenizer_of() -> Callable[[str], Any]:
+    """A function from a family to a tokenizer of its own, to be changed at will."""
+    return build_tokenizer
+
+
+@pytest.fixture(scope="session")
 def template_of() -> Callable[..., Template]:
     """A function from a family (and a template in place of its own) to its Template; made once each."""
     made: dict[tuple[object, ...], Template] = {}

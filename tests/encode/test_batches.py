@@ -54,8 +54,17 @@ def test_a_large_budget_is_one_micro_batch_and_the_smallest_one_row_each(lengths
 
 
 def test_groups_are_well_filled() -> None:
-    """First fit, longest first, needs at most 11/9 of the best possible number of groups, and one more."""
+    """Longest first into the emptiest group needs few groups, and fills them alike."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(10, 400, 300).tolist()
     groups = micro_batches(range(300), lengths, 1024)
     assert len(groups) <= 11 / 9 * (sum(lengths) / 1024) + 1
+    loads = [sum(lengths[i] for i in group) for group in groups]
+    assert max(loads) - min(loads) <= 400
+
+
+def test_the_order_of_an_epoch_is_computed_once() -> None:
+    """A step's cost must not grow with the rows."""
+    batches = Batches(1000, 8, 3)
+    assert batches.order(5) is Batches(1000, 8, 3).order(5)
+    assert not batches.order(5).flags.writeable

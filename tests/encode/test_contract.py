@@ -234,5 +234,5 @@ def test_truncation_keeps_the_front_and_drops_rows_without_a_target(template_of:
     assert check(contract, "end_of_turn").passed  # a cut turn has lost its end: counted as such, not a violation
     assert contract.truncated == 1
     gone = fit(encoded[:1], first, "truncate")
-    assert gone.rows == ()
+    assert len(gone.rows) == 0
     assert [d.reason for d in gone.dropped] == ["no_target_after_cut"]

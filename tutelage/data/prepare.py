@@ -134,7 +134,9 @@ def _read_rows(items: Iterable[Row | Problem], file: str, given: str | None, fou
 
 def _parsed(rows: list[Row], name: str, found: _Findings) -> Iterator[Conversation]:
     parse = FORMATS.get(name).parse
-    for at, row in rows:
+    rows.reverse()
+    while rows:  # each row is let go when it is parsed: all of them twice would be the peak of the whole run's memory
+        at, row = rows.pop()
         try:
             conversation = parse(row, at)
         except DataError as error:

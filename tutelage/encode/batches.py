@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ class Batches:
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The permutation of epoch `epoch`, by a counter-based generator (Philox) keyed with seed and epoch."""
-        return np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(self.rows)
+        return _order(self.rows, self.seed, epoch)
 
     def of_step(self, step: int) -> NDArray[np.int64]:
         """Row numbers of optimiser step `step`, counted from 0 over all epochs."""
@@ -31,17 +32,30 @@ class Batches:
         return self.order(epoch)[index * self.size : (index + 1) * self.size]
 
 
+@lru_cache(maxsize=2)  # a step must not cost what an epoch does
+def _order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(rows)
+    order.flags.writeable = False
+    return order
+
+
 def micro_batches(rows: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """`rows` in groups of at most `budget` tokens (first fit, longest first); a longer row stands alone."""
-    groups: list[list[int]] = []
-    room: list[int] = []
-    for _, place in sorted((-int(length), place) for place, length in enumerate(lengths)):
-        length = int(lengths[place])
-        fitting = next((g for g, free in enumerate(room) if free >= length), None)
-        if fitting is None:
-            groups.append([])
-            room.append(budget)
-            fitting = len(groups) - 1
-        groups[fitting].append(int(rows[place]))
-        room[fitting] -= length
-    return groups
+    """`rows` in as few groups of at most `budget` tokens as an even spread takes; a row longer than that stands alone.
+
+    Even, because a last group of few tokens costs nearly as much as a full one: each row goes, the longest first, to the
+    group with the fewest tokens.
+    """
+    order = sorted(range(len(rows)), key=lambda place: -int(lengths[place]))
+    alone = [[int(rows[place])] for place in order if int(lengths[place]) > budget]
+    order = order[len(alone) :]
+    fewest = math.ceil(sum(int(lengths[place]) for place in order) / budget)
+    for size in range(max(fewest, 1), len(order) + 1):
+        groups: list[list[int]] = [[] for _ in range(size)]
+        loads = [0] * size
+        for place in order:
+            least = loads.index(min(loads))
+            groups[least].append(int(rows[place]))
+            loads[least] += int(lengths[place])
+        if max(loads) <= budget:
+            return [*alone, *groups]
+    return alone

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tutelage.encode.rows import Rows
 from tutelage.encode.template import ROLES, Template
 from tutelage.encode.types import Encoded
 
@@ -26,20 +27,18 @@ def pieces(template: Template, row: Encoded) -> list[list[Any]]:
 
 def examples(template: Template, rows: Sequence[Encoded], first: int = 2) -> list[dict[str, Any]]:
     """The first rows, the longest, the most truncated and the least trained one, each with its place and pieces."""
+    rows = Rows.of(rows)
     if not rows:
         return []
     chosen: list[tuple[str, Encoded]] = [(f"row {i + 1}", row) for i, row in enumerate(rows[:first])]
-    chosen.append(("the longest", max(rows, key=lambda row: len(row.ids))))
-    cut = [row for row in rows if row.cut]
-    if cut:
-        chosen.append(("the most truncated", min(cut, key=_trained_share)))
-    chosen.append(("the least trained", min(rows, key=_trained_share)))
+    chosen.append(("the longest", rows[int(rows.lengths.argmax())]))
+    shares = np.concatenate([block.trained_share() for block in rows.blocks()])
+    cut = np.flatnonzero(rows.full_lengths > rows.lengths)
+    if len(cut):
+        chosen.append(("the most truncated", rows[int(cut[shares[cut].argmin()])]))
+    chosen.append(("the least trained", rows[int(shares.argmin())]))
     return [
         {"at": str(row.at), "title": title, "tokens": len(row.ids), "targets": int(np.count_nonzero(row.weights)),
          "pieces": pieces(template, row)}
         for title, row in chosen
     ]  # fmt: skip
-
-
-def _trained_share(row: Encoded) -> float:
-    return float(np.count_nonzero(row.weights)) / len(row.ids)

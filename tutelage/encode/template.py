@@ -62,7 +62,7 @@ class Template:
     backend: Tokenizer = field(repr=False)  # without the truncation and padding that a tokenizer.json may ask for
     literal: Tokenizer = field(repr=False)  # the same, but control-token text is ordinary text to it
     piecewise: bool = True  # encoding between control tokens equals encoding the whole text
-    leads: dict[tuple[str, ...], list[str]] = field(default_factory=dict, repr=False, compare=False)  # see _leads
+    leads: dict[tuple[str, ...], list[str]] = field(default_factory=dict, repr=False, compare=False)  # see leads_of
 
     @classmethod
     def of(cls, tokenizer: Any, *, eos_ids: int | Sequence[int] | None = None, text: str | None = None) -> "Template":
@@ -120,10 +120,10 @@ class Template:
 
     def render(self, row: Conversation, train_on: str = "all") -> list[Rendered]:
         """The training texts of a row: one, or one per trained turn where the template rewrites history."""
-        guard = self._guard_for(row)
+        guard = self.guard_for(row)
         messages = [self._guarded(as_dict(m), guard) for m in row.messages]
         tools = [self._guarded(tool, guard) for tool in row.tools]
-        trained = _trained_turns(row, train_on)
+        trained = trained_turns(row, train_on)
         try:
             whole, marks = self._render(messages, tools, marks=bool(GENERATION_MARKER.search(self.text)))
             spans = {k: self._turn_span(messages, tools, k) for k, _ in trained}
@@ -155,23 +155,12 @@ class Template:
     def _rendered(
         self, text: str, turns: list[tuple[Turn, int]], row: Conversation, guard: str | None, upto: int | None = None
     ) -> Rendered:
-        messages = [self._guarded(as_dict(m), guard) for m in row.messages[:upto]]
-        spans, cursor = [], 0
-        for message, lead in zip(messages, self._leads(messages, [self._guarded(tool, guard) for tool in row.tools])):
-            content, expected = message["content"], cursor + len(lead)
-            kinds = [kind for kind in (content, content.strip(), content.rstrip(), content.lstrip()) if kind]
-            places = [
-                (expected, kind) for kind in kinds if text.startswith(lead, cursor) and text.startswith(kind, expected)
-            ]
-            places += [
-                (found, kind) for kind in kinds if (found := text.find(kind, cursor)) >= 0
-            ]  # rewritten on the way
-            for start, kind in places[:1]:
-                cursor = start + len(kind)
-                spans.append((start, cursor, ROLES.index(message["role"])))
-        return Rendered(text, tuple(t for t, _ in turns), tuple(p for _, p in turns), tuple(spans), row.at, guard)
+        messages = [Message(m.role, self._guarded(m.content, guard)) for m in row.messages[:upto]]
+        dicts = [self._guarded(as_dict(m), guard) for m in row.messages[:upto]]
+        spans = place_texts(text, messages, self.leads_of(dicts, [self._guarded(tool, guard) for tool in row.tools]))
+        return Rendered(text, tuple(t for t, _ in turns), tuple(p for _, p in turns), spans, row.at, guard)
 
-    def _leads(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[str]:
+    def leads_of(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[str]:
         """What the template writes between the text of each message and of the one before it; "" where that is not known."""
         simple = not tools and all(message.keys() == {"role", "content"} for message in messages)
         key = tuple(message["role"] for message in messages)
@@ -188,7 +177,7 @@ class Template:
 
     # Control-token text in user data never becomes a control token
 
-    def _guard_for(self, row: Conversation) -> str | None:
+    def guard_for(self, row: Conversation) -> str | None:
         if self.control is None:
             return None
         text = json.dumps([[as_dict(m) for m in row.messages], list(row.tools)], ensure_ascii=False)
@@ -203,6 +192,10 @@ class Template:
         if not free:
             raise DataError("this row uses every private-use character that could guard it", where=str(row.at))
         return free[0]
+
+    def may_hold_control(self, texts: Sequence[str]) -> bool:
+        """Whether one of the texts may hold the text of a control token; `False` is certain."""
+        return self.control is not None and any(self.control.search(text) for text in texts)
 
     def _guarded(self, value: Any, guard: str | None) -> Any:
         """`value` with the guard character put behind the first character of each control token's text."""
@@ -252,7 +245,7 @@ class Template:
     def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> NDArray[np.int32]:
         """The ids that a model is given to answer `messages`, generation prompt included: the rule of training."""
         row = Conversation(tuple(messages), At("<prompt>", 1), tuple(tools))
-        guard = self._guard_for(row)
+        guard = self.guard_for(row)
         text, _ = self._render(
             [self._guarded(as_dict(m), guard) for m in messages], [self._guarded(t, guard) for t in tools], prompt=True
         )
@@ -276,6 +269,10 @@ class Template:
                     break
         if problems:
             raise DataError(problems)
+        yield from self.weighted(rendered)
+
+    def weighted(self, rendered: list[Rendered]) -> Iterator[Encoded]:
+        """Rendered rows as tokens with loss weights; fails where a prompt is not how its training tokens begin."""
         tokenised = self.tokenise([r.text for r in rendered], [r.guard for r in rendered])
         self._prove_prompts(rendered, tokenised)
         for item, (ids, offsets) in zip(rendered, tokenised):
@@ -314,6 +311,27 @@ class Template:
         return Encoded(array, weights, roles, item.at)
 
 
+def place_texts(text: str, messages: Sequence[Message], leads: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
+    """(start, stop, role index) of each message's text in a rendering; `leads` is what stands before each."""
+    spans, cursor = [], 0
+    for message, lead in zip(messages, leads):
+        content, expected = message.content, cursor + len(lead)
+        if content and text.startswith(lead, cursor) and text.startswith(content, expected):
+            cursor = expected + len(content)
+            spans.append((expected, cursor, ROLES.index(message.role)))
+            continue
+        kinds = [kind for kind in (content, content.strip(), content.rstrip(), content.lstrip()) if kind]
+        places = [
+            (expected, kind) for kind in kinds if text.startswith(lead, cursor) and text.startswith(kind, expected)
+        ]
+        if content.strip():  # rewritten on the way; a blank that was stripped stands nowhere
+            places += [(found, kind) for kind in kinds if (found := text.find(kind, cursor)) >= 0]
+        for start, kind in places[:1]:
+            cursor = start + len(kind)
+            spans.append((start, cursor, ROLES.index(message.role)))
+    return tuple(spans)
+
+
 def as_dict(message: Message) -> dict[str, Any]:
     """The message as chat templates expect it."""
     result: dict[str, Any] = {"role": message.role, "content": message.content}
@@ -325,7 +343,7 @@ def as_dict(message: Message) -> dict[str, Any]:
     return result
 
 
-def _trained_turns(row: Conversation, train_on: str) -> list[tuple[int, float]]:
+def trained_turns(row: Conversation, train_on: str) -> list[tuple[int, float]]:
     """(message index, weight) of the assistant turns that are trained; a message's own weight decides, if it has one."""
     turns = [k for k, message in enumerate(row.messages) if message.role == "assistant"]
     weights: dict[int, float] = {}

@@ -4,15 +4,18 @@ Nothing is believed from the config alone: at load the head's rule is compared w
 with separate rows, on a few tokens. A model that fails a comparison runs the plain way, with a note.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tutelage.encode.types import Layout, Segment
-from tutelage.engine.attention import NAME, Plan, register
+from tutelage.engine.attention import NAME, register
+from tutelage.engine.decoder import Keep, Stack
 from tutelage.engine.loss import Head
+from tutelage.engine.plan import Plan
 
 PROBE_TOKENS = 16
 # fp64 models still hold fp32 roundings of their own (norms, softmax in eager attention)
@@ -31,6 +34,14 @@ class Backbone:
     packs: bool
     plain_logits: bool
     notes: tuple[str, ...] = ()
+    stack: Stack | None = None  # the body as hand-written layers, where the model is of a kind they know
+    keep: Keep = Keep.ALL  # what layers save for the backward; execution only
+
+    def keeping(self, keep: Keep) -> "Backbone":
+        """The same with layers that save `keep` for the backward; a model's own layers save all or only their input."""
+        if self.stack is None:
+            checkpoint_layers(self.model, keep is Keep.INPUT)
+        return replace(self, keep=keep)
 
     def head_rule(self) -> Head:
         """The head for the loss without logits; reads the weight anew, as training may have replaced it."""
@@ -39,7 +50,17 @@ class Backbone:
 
     def hidden(self, layout: Layout, *, fast: bool = True) -> Tensor:
         """[N, H]: the last hidden state of every token of the layout."""
-        return self._run(self.body, layout, fast).last_hidden_state[0]  # type: ignore[no-any-return]
+        states = self.stack.run(layout, self.keep, None) if fast and self.stack else None
+        return self._run(self.body, layout, fast).last_hidden_state[0] if states is None else states
+
+    def at_sources(self, layout: Layout, *, fast: bool = True) -> Tensor:
+        """[M, H]: the last hidden state at each of the layout's sources; the last layer's second half runs on no other row."""
+        if fast and self.stack:
+            rows, where = torch.unique(layout.sources, return_inverse=True)
+            states = self.stack.run(layout, self.keep, rows)
+            if states is not None:
+                return states[where]
+        return torch.index_select(self.hidden(layout, fast=fast), 0, layout.sources)
 
     def logits(self, layout: Layout, *, fast: bool = True) -> Tensor:
         """[N, V]: the model's own logits, for models whose head rule is not known."""
@@ -73,7 +94,40 @@ def make_backbone(model: Any) -> Backbone:
     if not packs:
         model.set_attn_implementation(original)
         notes.append(f"{config.model_type} cannot keep packed rows apart: one row per micro-batch")
-    return Backbone(model, model.base_model, head, scale, softcap, packs, plain, tuple(notes))
+    backbone = Backbone(model, model.base_model, head, scale, softcap, packs, plain, tuple(notes))
+    return _with_stack(backbone) if packs else backbone
+
+
+def checkpoint_layers(model: Any, on: bool) -> None:
+    """Let a model's own layers keep only their input (Chen et al. 2016, arXiv 1604.06174), by transformers' switch.
+
+    That switch works in training mode; only the layer itself is put into it, so that no dropout inside comes on.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if on and layers:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    elif layers and model.is_gradient_checkpointing:
+        model.gradient_checkpointing_disable()
+    for layer in layers:
+        layer.training = on
+
+
+def _with_stack(backbone: Backbone) -> Backbone:
+    """The same with hand-written layers, if they are known for this model and give what its own forward gives."""
+    stack = Stack.of(backbone.model)
+    if stack is None:
+        return backbone
+    ids = _probe_ids(backbone.model, PROBE_TOKENS)
+    none = torch.empty(0, dtype=torch.int64, device=ids.device)
+    positions = torch.arange(PROBE_TOKENS, device=ids.device)
+    layout = Layout(ids, positions, (Segment(0, PROBE_TOKENS),), none, none, none.float(), PROBE_TOKENS)
+    with torch.no_grad():
+        ours = stack.run(layout, Keep.INPUT, None)
+        theirs = backbone.hidden(layout, fast=False)
+    if ours is None or not _close(ours, theirs):
+        note = f"the layers of this {backbone.model.config.model_type} are not as expected: its own forward is used"
+        return replace(backbone, notes=(*backbone.notes, note))
+    return replace(backbone, stack=stack)
 
 
 def _logit_rule(config: Any) -> tuple[float, float | None]:

@@ -20,8 +20,8 @@ class BaseLinear(nn.Module, ABC):
         """x Wᵀ + b."""
 
     @abstractmethod
-    def matmul_t(self, g: Tensor) -> Tensor:
-        """g W, the gradient of `matmul` in x."""
+    def matmul_t(self, g: Tensor, into: Tensor | None = None) -> Tensor:
+        """g W, the gradient of `matmul` in x; added to `into` in place where that is given. g is [N, out]."""
 
     @abstractmethod
     def dense(self) -> Tensor:
@@ -47,8 +47,8 @@ class DenseLinear(BaseLinear):
     def matmul(self, x: Tensor) -> Tensor:
         return nn.functional.linear(x, self.inner.weight, self.inner.bias)
 
-    def matmul_t(self, g: Tensor) -> Tensor:
-        return g @ self.inner.weight
+    def matmul_t(self, g: Tensor, into: Tensor | None = None) -> Tensor:
+        return g @ self.inner.weight if into is None else into.addmm_(g, self.inner.weight)
 
     def dense(self) -> Tensor:
         return self.inner.weight
@@ -75,9 +75,9 @@ class TransposedLinear(BaseLinear):
         y: Tensor = torch.addmm(self.inner.bias, x.reshape(-1, x.shape[-1]), self.inner.weight)
         return y.view(*x.shape[:-1], -1)
 
-    def matmul_t(self, g: Tensor) -> Tensor:
-        dx: Tensor = g @ self.inner.weight.t()
-        return dx
+    def matmul_t(self, g: Tensor, into: Tensor | None = None) -> Tensor:
+        weight: Tensor = self.inner.weight.t()
+        return g @ weight if into is None else into.addmm_(g, weight)
 
     def dense(self) -> Tensor:
         weight: Tensor = self.inner.weight.t()

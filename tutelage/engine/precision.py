@@ -20,6 +20,10 @@ class ExecutionPlan:
     share_prefix: bool
     packed: bool
     measured_gflops: dict[str, float]
+    room_mib: int | None = None  # memory that was left to this process when the budget was chosen
+    keep: str = (
+        "all"  # what layers keep for the backward pass: "all", "attention" or "input"; the rest is computed again
+    )
 
     @property
     def dtype(self) -> torch.dtype:

@@ -77,7 +77,8 @@ def write_receipt(folder: Path, name: str, source: str, licence: str | None) -> 
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[None]:
+def locked(root: Path) -> Iterator[None]:
+    """Hold the folder `root` against other processes; the lock ends with the process."""
     descriptor = os.open(root, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -93,7 +94,7 @@ def workspace(root: Path) -> Iterator[Path]:
     descriptor = -1
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _locked(root):
+        with locked(root):
             _remove_leftovers(root)
             folder.mkdir()
             descriptor = os.open(folder, os.O_RDONLY)
@@ -126,7 +127,7 @@ def _remove_leftovers(root: Path) -> None:
 
 def publish(made: Path, final: Path) -> Receipt:
     """Move the complete folder `made` to `final`; where another process was faster, its copy stays and is returned."""
-    with _locked(final.parent):
+    with locked(final.parent):
         if final.exists():
             try:
                 return read_receipt(final)

@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from tutelage.errors import ModelError
+from tutelage.errors import ModelError, is_out_of_memory
 from tutelage.models.safety import check_folder, read_object
+from tutelage.models.shallow import shallow_config
 
 
 @contextmanager
@@ -54,14 +55,18 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def load_model(path: Path, *, dtype: torch.dtype) -> PreTrainedModel:
-    """The causal language model of a folder in `dtype`, in eval mode, with every weight from its files."""
+def load_model(path: Path, *, dtype: torch.dtype, shallow: bool = False) -> PreTrainedModel:
+    """The causal language model of a folder in `dtype`, in eval mode, with every weight from its files.
+
+    `shallow`: only its embeddings, its first layers, as many as hold one of each kind, and its head.
+    """
     check_folder(path)
     _refuse_other_kinds(path)
     try:
         with _quiet():
             model, report = AutoModelForCausalLM.from_pretrained(
                 str(path),
+                config=shallow_config(path) if shallow else None,
                 dtype=dtype,
                 local_files_only=True,
                 use_safetensors=True,
@@ -70,6 +75,8 @@ def load_model(path: Path, *, dtype: torch.dtype) -> PreTrainedModel:
                 output_loading_info=True,
             )
     except Exception as error:  # whatever a loader raises on a damaged folder
+        if is_out_of_memory(error):
+            raise
         raise ModelError("the model cannot be loaded", where=str(path), why=_short(error)) from error
     absent = sorted(str(name) for key in ("missing_keys", "mismatched_keys") for name in report.get(key, ()))
     if absent:

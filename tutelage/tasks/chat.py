@@ -1,20 +1,25 @@
 """Task `chat`: next-token loss on the assistant's turns of a causal model."""
 
-from collections.abc import Sequence
-
-import torch
+from collections.abc import Iterable, Iterator
 
 from tutelage.data.types import Conversation, Message
+from tutelage.encode.encoder import Encoder
+from tutelage.encode.rows import Columns
 from tutelage.encode.template import Template
-from tutelage.encode.types import Encoded, Layout
+from tutelage.encode.types import Layout
 from tutelage.engine.backbone import Backbone
 from tutelage.engine.loss import LossSum, linear_cross_entropy, reference_from_logits
 from tutelage.recipe import ChatSpec
 
 
-def encode(template: Template, spec: ChatSpec, rows: Sequence[Conversation]) -> list[Encoded]:
-    """The rows as tokens and loss weights, with the recipe's system prompt where a row has none."""
-    return template.encode([with_system(row, spec.system) for row in rows], spec.train_on)
+def encode(template: Template, spec: ChatSpec, rows: Iterable[Conversation]) -> Iterator[Columns]:
+    """The rows as tokens and loss weights, in chunks, with the recipe's system prompt where a row has none."""
+    return Encoder(template, spec.train_on).columns(with_system(row, spec.system) for row in rows)
+
+
+def encoding(spec: ChatSpec) -> dict[str, object]:
+    """The keys of the recipe that decide the tokens."""
+    return {"kind": "chat", "system": spec.system, "train_on": spec.train_on}
 
 
 def with_system(row: Conversation, system: str | None) -> Conversation:
@@ -29,6 +34,5 @@ def loss(backbone: Backbone, layout: Layout, *, fast: bool = True) -> LossSum:
     if backbone.plain_logits:
         logits = backbone.logits(layout, fast=fast)[layout.sources]
         return reference_from_logits(logits, layout.labels, layout.weights)
-    hidden = backbone.hidden(layout, fast=fast)
-    picked = torch.index_select(hidden, 0, layout.sources)
+    picked = backbone.at_sources(layout, fast=fast)
     return linear_cross_entropy(picked, backbone.head_rule(), layout.labels, layout.weights, fast=fast)

@@ -17,9 +17,10 @@ from tutelage.encode.batches import Batches, micro_batches
 from tutelage.encode.layout import make_layout, shared_prefix
 from tutelage.encode.types import Encoded, Layout
 from tutelage.engine.backbone import Backbone
+from tutelage.engine.decoder import Keep
 from tutelage.engine.loss import LossSum
 from tutelage.engine.precision import ExecutionPlan
-from tutelage.errors import CheckFailedError, OutOfMemoryError, OutputError
+from tutelage.errors import CheckFailedError, OutOfMemoryError, OutputError, is_out_of_memory
 from tutelage.methods.types import Trainable
 from tutelage.recipe import OptimSpec, SaveSpec, ValidateSpec
 from tutelage.train import checkpoint
@@ -74,15 +75,21 @@ class TrainState:
         """What a checkpoint stores beside tensors."""
         names = ("step", "best_step", "without_gain", "target_tokens", "tokens", "seconds", "train_loss")
         best = None if math.isinf(self.best_loss) else self.best_loss
-        return {**{name: getattr(self, name) for name in names}, "best_loss": best, "plan_tokens": self.plan.tokens}
+        plan = {"plan_tokens": self.plan.tokens, "plan_keep": self.plan.keep}
+        return {**{name: getattr(self, name) for name in names}, "best_loss": best, **plan}
+
+    def adopt(self, plan: ExecutionPlan) -> None:
+        """Go on with `plan`."""
+        self.plan = plan
+        self.backbone = self.backbone.keeping(Keep[plan.keep.upper()])
 
 
 def restore(state: TrainState, saved: checkpoint.Checkpoint) -> None:
     """Continue from `saved`: weights, moments, counters, and a budget that had been halved."""
     state.optimizer.load(saved.tensors)
     for name, value in saved.state.items():
-        if name == "plan_tokens":
-            state.plan = replace(state.plan, tokens=value)
+        if name.startswith("plan_"):
+            state.adopt(replace(state.plan, **{name.removeprefix("plan_"): value}))
         else:
             setattr(state, name, math.inf if name == "best_loss" and value is None else value)
     # A newer one was damaged: its step is yet to be done and saved, and it must not push a good one out.
@@ -164,7 +171,10 @@ def one_step(state: TrainState) -> Iterator[Event]:
 
 
 def fitting(state: TrainState, rows: Sequence[Encoded], work: Callable[[list[Layout]], T]) -> Generator[Event, None, T]:
-    """What `work` returns for the rows as micro-batches. Out of memory: the budget is halved, and all of it done again."""
+    """What `work` returns for the rows as micro-batches. Out of memory: the budget is halved, and all of it done again.
+
+    Where each row stands alone already, layers keep less for the backward.
+    """
     while True:
         packs = layouts(rows, state.plan)
         try:
@@ -172,14 +182,20 @@ def fitting(state: TrainState, rows: Sequence[Encoded], work: Callable[[list[Lay
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
+            why = " ".join(str(error).split())[:200]
         state.optimizer.zero_grad()
-        if state.plan.tokens // 2 < MIN_BUDGET or len(packs) == len(rows):
+        tokens = min(state.plan.tokens, max(len(pack.ids) for pack in packs)) // 2
+        if len(packs) == len(rows) and state.plan.keep != Keep.INPUT.name.lower():
+            state.adopt(replace(state.plan, keep=Keep(Keep[state.plan.keep.upper()] - 1).name.lower()))
+            yield BudgetHalved(state.step + 1, state.plan.tokens, state.plan.keep)
+            continue
+        if tokens < MIN_BUDGET or len(packs) == len(rows):
             raise OutOfMemoryError(
-                f"step {state.step + 1} does not fit into memory, not even one example at a time",
+                f"step {state.step + 1} does not fit into memory, not even one example at a time", why=why,
                 fix="lower max_tokens, choose method: lora, or a smaller model; the last checkpoint is intact",
-            )
-        state.plan = replace(state.plan, tokens=state.plan.tokens // 2)
-        yield BudgetHalved(state.step + 1, state.plan.tokens)
+            )  # fmt: skip
+        state.plan = replace(state.plan, tokens=tokens)
+        yield BudgetHalved(state.step + 1, state.plan.tokens, state.plan.keep)
 
 
 def accumulate(state: TrainState, packs: Sequence[Layout]) -> tuple[float, int, int]:
@@ -197,16 +213,6 @@ def accumulate(state: TrainState, packs: Sequence[Layout]) -> tuple[float, int, 
 def draw_seed(seed: int, step: int, micro_batch: int) -> int:
     """The seed of all random draws (dropout) of one micro-batch."""
     return (seed * 1_000_003 + step) * 4099 + micro_batch & 0x7FFF_FFFF_FFFF_FFFF
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch, Python or the allocator ran out of memory."""
-    text = str(error)
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or "can't allocate memory" in text
-        or "bad_alloc" in text
-    )
 
 
 def validate(state: TrainState) -> Generator[Event, None, Validated]:
@@ -242,14 +248,16 @@ def sample(rows: Sequence[Encoded], most: int) -> list[Encoded]:
 
 
 def save(state: TrainState) -> Saved:
-    """Write a checkpoint; a full disk is reported in the event and the run goes on."""
+    """Write a checkpoint; a full disk or missing memory is reported in the event and the run goes on."""
     start = time.perf_counter()
     state.saved_steps.add(state.step)
     newest = sorted(state.saved_steps)[-state.saving.keep :]
     keep = {*newest, *([state.best_step] if state.best_step else [])}
     try:
         path = checkpoint.save(state.store, state.step, state.progress(), state.optimizer.state(), keep)
-    except OutputError as error:
+    except (OutputError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, OutputError) and not is_out_of_memory(error):
+            raise
         state.saved_steps.discard(state.step)
-        return Saved(state.step, "", time.perf_counter() - start, str(error))
+        return Saved(state.step, "", time.perf_counter() - start, str(error) or "memory ran out")
     return Saved(state.step, str(path), time.perf_counter() - start)

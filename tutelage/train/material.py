@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from tutelage.data.prepare import prepare
-from tutelage.data.types import Dropped, Prepared
+from tutelage.data.types import Conversation, Dropped, Prepared
 from tutelage.encode.contract import Contract, Fitted, examine, fit
 from tutelage.encode.preview import examples
+from tutelage.encode.rows import Rows
+from tutelage.encode.store import Stored, key_of, open_store
 from tutelage.encode.template import Template
 from tutelage.errors import DataError, MissingInputError
 from tutelage.models.fetch import fetch
@@ -36,6 +38,7 @@ class Material:
     train: Fitted
     validation: Fitted
     contract: Contract
+    tokens: str  # sha256 of the encoded rows
     loaded: Any = None  # a model that the caller has loaded already; it is trained in place
 
     @property
@@ -61,15 +64,33 @@ def gather(recipe: Recipe, say: Say, loaded: tuple[Any, Any] | None = None) -> M
         fetched = Fetched(Path(model.name_or_path or "."), "memory", weights_sha256(model))
         eos_ids = model.generation_config.eos_token_id
         template = Template.of(tokenizer, eos_ids=eos_ids, text=read_template(recipe.task.chat_template))
-    train = fit(chat.encode(template, recipe.task, prepared.train), recipe.max_tokens, recipe.over_length)
-    validation = fit(chat.encode(template, recipe.task, prepared.validation), recipe.max_tokens, recipe.over_length)
+    stored = {
+        name: encoded(template, recipe, name, part, prepared.fingerprint, say)
+        for name, part in (("train", prepared.train), ("validation", prepared.validation))
+    }
+    train, validation = (fit(part.rows, recipe.max_tokens, recipe.over_length) for part in stored.values())
     if not train.rows:
         raise DataError(
             f"no training row fits into {recipe.max_tokens} tokens", where="max_tokens",
             why=f"{train.over_length} rows are longer", fix="raise max_tokens, or set over_length: truncate",
         )  # fmt: skip
-    contract = examine(template, [chat.with_system(row, recipe.task.system) for row in prepared.train], train)
-    return Material(prepared, fetched, template, train, validation, contract, loaded[0] if loaded else None)
+    contract = examine(template, (chat.with_system(row, recipe.task.system) for row in prepared.train), train)
+    tokens = hashlib.sha256("".join(part.sha256 for part in stored.values()).encode()).hexdigest()
+    return Material(prepared, fetched, template, train, validation, contract, tokens, loaded[0] if loaded else None)
+
+
+def encoded(
+    template: Template, recipe: Recipe, name: str, part: Sequence[Conversation], fingerprint: str, say: Say
+) -> Stored:
+    """The rows of one part of the data as tokens, from the store of an earlier run if there is one."""
+    if not part:
+        return Stored(Rows.of([]), "", reused=False)
+    places = hashlib.sha256("\n".join(str(row.at) for row in part).encode()).hexdigest()
+    key = key_of(template, chat.encoding(recipe.task), f"{fingerprint} {name} {places}")
+    stored = open_store(key, lambda: chat.encode(template, recipe.task, part), say)
+    if stored.reused:
+        say(f"data: the tokens of {len(part)} {name} rows are those of an earlier run")
+    return stored
 
 
 def open_template(model: Path, chat_template: str | None = None) -> Template:

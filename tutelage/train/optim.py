@@ -33,6 +33,9 @@ class Optimizer:
         self.spec = spec
         self.parameters = dict(parameters)
         self.masters: dict[str, Tensor] = {}
+        self.buffers: dict[
+            str, Tensor
+        ] = {}  # a master's gradient between steps: new memory at each costs its page faults
         for name, parameter in self.parameters.items():
             exact = parameter.dtype in (torch.float32, torch.float64)
             self.masters[name] = parameter if exact else parameter.detach().float().requires_grad_(True)
@@ -49,12 +52,30 @@ class Optimizer:
             fused=True,
         )
 
+    def missing_bytes(self) -> int:
+        """What Adam's moments will take that are not there yet."""
+        return sum(master.numel() * 8 for master in self.masters.values() if not self.adam.state.get(master))
+
+    def reserve(self) -> None:
+        """Make Adam's moments now, so that no update can run out of memory half-way."""
+        for master in self.masters.values():
+            if not self.adam.state.get(master):
+                self.adam.state[master] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=master.device),
+                    "exp_avg": torch.zeros_like(master), "exp_avg_sq": torch.zeros_like(master),
+                }  # fmt: skip
+
     def _into_master(self, name: str):  # type: ignore[no-untyped-def]
         def move(parameter: Tensor) -> None:
             gradient, parameter.grad = parameter.grad, None
             assert gradient is not None
             master = self.masters[name]
-            master.grad = gradient.float() if master.grad is None else master.grad.add_(gradient)
+            if master.grad is None:
+                if name not in self.buffers:
+                    self.buffers[name] = torch.empty_like(master)
+                master.grad = self.buffers[name].copy_(gradient)
+            else:
+                master.grad.add_(gradient)
 
         return move
 

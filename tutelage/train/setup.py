@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,9 @@ from tutelage.train.loop import TrainState
 from tutelage.train.material import Material
 from tutelage.train.optim import Optimizer
 
-# Micro-batch budgets. On a CPU 1,024 tokens already fill the matrix products; more only costs memory.
-AUTO_TOKENS = {"cpu": 1024, "cuda": 16384}
+# Micro-batch budgets. On a CPU 1,024 tokens fill the matrix products; full fine-tuning adds up all gradients once more per
+# micro-batch, so the usual step of 8 rows should be one.
+AUTO_TOKENS = {"cpu": 2048, "cuda": 16384}
 EXECUTION_KEYS = ("out", "save", "samples", "batch", "threads", "precision")  # may change between two starts of a run
 
 
@@ -63,12 +63,20 @@ def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: 
     backbone = make_backbone(model)
     trainable = METHODS.get(recipe.method.kind).prepare(model, recipe.method, seed=recipe.seed)
     set_training(model)
-    return TrainState(
+    start_threads()
+    state = TrainState(
         backbone=backbone, trainable=trainable, optimizer=Optimizer(trainable.parameters, recipe.optim),
         loss_of=chat.loss, train_rows=material.train.rows, validation_rows=material.validation.rows,
         optim=recipe.optim, saving=recipe.save, validating=recipe.validate_,
-        plan=_supported(plan, backbone), seed=recipe.seed, store=store,
+        plan=plan, seed=recipe.seed, store=store,
     )  # fmt: skip
+    state.adopt(_supported(plan, backbone))
+    return state
+
+
+def start_threads() -> None:
+    """Let OpenMP make its threads now: where it cannot later, for want of memory, it ends the process."""
+    torch.zeros(2**18).add_(1)
 
 
 def set_training(model: Any, on: bool = True) -> None:
@@ -89,12 +97,9 @@ def identity(recipe: Recipe, material: Material) -> dict[str, Any]:
     values = recipe.model_dump(mode="json", by_alias=True)
     for key in (*EXECUTION_KEYS, "model", "data"):  # the last two are compared by content
         values.pop(key)
-    encoded = hashlib.sha256()
-    for row in (*material.train.rows, *material.validation.rows):
-        encoded.update(row.ids.tobytes() + row.weights.tobytes())
     return {
         "recipe": values,
-        "data": {"content": material.prepared.fingerprint, "tokens": encoded.hexdigest()},
+        "data": {"content": material.prepared.fingerprint, "tokens": material.tokens},
         "model": {"weights": material.fetched.sha256, **_adapter_identity(recipe)},
     }
 
@@ -117,16 +122,3 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
         return []
     shorten = [json.dumps(value)[:60] for value in (old, new)]
     return [f"{path}: {shorten[0]} → {shorten[1]}"]
-
-
-def estimate_line(state: TrainState) -> str:
-    """One line before the first step: what will run, in how many steps and micro-batches."""
-    lengths = [len(row.ids) for row in state.train_rows]
-    mean = sum(lengths) / len(lengths)
-    per_step = math.ceil(mean * min(state.optim.batch_size, len(lengths)) / state.plan.tokens)
-    share = state.trainable.count / state.trainable.total
-    return (
-        f"plan: {state.total_steps} steps of {state.optim.batch_size} rows ({mean:.0f} tokens each, about {per_step} "
-        f"micro-batches), {state.plan.precision} on {state.plan.device} with {state.plan.threads} threads, "
-        f"training {state.trainable.count:,} of {state.trainable.total:,} parameters ({share:.2%})"
-    )

@@ -58,10 +58,14 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class BudgetHalved:
-    """Memory ran out in this step: it is done again with micro-batches of at most `tokens` tokens."""
+    """Memory ran out in this step: it is done again with micro-batches of at most `tokens` tokens.
+
+    `keep` is what layers keep for the backward pass from now on: it is less where rows stand alone already.
+    """
 
     step: int
     tokens: int
+    keep: str = "all"
     event: str = "budget_halved"
 
 

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.engine.precision import ExecutionPlan
-from tutelage.errors import InterruptedRunError
+from tutelage.errors import InterruptedRunError, OutOfMemoryError, is_out_of_memory
 from tutelage.recipe import Recipe, read_recipe
 from tutelage.report.page import write as write_report
 from tutelage.runs import EVENTS, MANIFEST, append_event, create, write_json
 from tutelage.train import checkpoint
+from tutelage.train.budget import fit_budget
+from tutelage.train.estimate import estimate_line
 from tutelage.train.loop import TrainState, restore, training
 from tutelage.train.manifest import now, open_manifest, summary, totals, version_notes
 from tutelage.train.material import Material, gather
 from tutelage.train.memory import PeakMemory
 from tutelage.train.outcome import answer_samples, write_model
-from tutelage.train.setup import build_state, estimate_line
+from tutelage.train.setup import build_state
 from tutelage.train.types import Event, Finished, Resumed
 
 Watch = Callable[[Event], None]
@@ -46,7 +48,7 @@ def train(
     """
     spec = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, tuple(set))
     folder = create(Path(out or spec.out or "runs/run"))
-    with PeakMemory() as peak:
+    with missing_memory_said(folder), PeakMemory() as peak:
         material = gather(spec, say, loaded)
         material.contract.enforce(spec.task.allow)
         for note in notes(material):
@@ -60,11 +62,13 @@ def train(
         state = build_state(spec, material, ExecutionPlan(**manifest["plan"]), folder / "checkpoints")
         for note in state.backbone.notes:
             say(f"note: {note}")
+        resumed = resume(state, folder)
+        need = fit_budget(state, say)
+        state.optimizer.reserve()
         manifest["plan"] = state.plan.as_json()
         write_json(folder / MANIFEST, manifest)
-        resumed = resume(state, folder)
         if state.step == 0:
-            say(estimate_line(state))
+            say(estimate_line(state, need))
             answer_samples(folder, spec, material, state, "before")
         finished = run(folder, manifest, state, resumed, watch, say)
         if finished.reason == "interrupted":
@@ -79,6 +83,21 @@ def train(
         write_json(folder / MANIFEST, manifest)
     write_report(folder)
     return summary(folder, manifest)
+
+
+@contextmanager
+def missing_memory_said(folder: Path) -> Iterator[None]:
+    """Memory that ran out where no smaller micro-batch helps (loading, an update, writing the model) is a sentence."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            "memory ran out", where=str(folder), why=" ".join(str(error).split())[:200],
+            fix="free some memory, choose method: lora or a smaller model, and run the same command again: "
+            "the last checkpoint is intact",
+        ) from error  # fmt: skip
 
 
 def notes(material: Material) -> Iterator[str]:

@@ -10,22 +10,26 @@ SAMPLE_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """How a command ended, its peak in MiB, and how often it was looked at."""
+    """How a command ended (None: stopped at its time limit), its peak in MiB, and how often it was looked at."""
 
-    returncode: int
+    returncode: int | None
     peak_mib: float
     samples: int
     seconds: float
 
 
-def run_measured(command: list[str], log: Path, environment: dict[str, str]) -> Measured:
-    """Run `command` to its end with its output in the file `log`, and measure it."""
+def run_measured(command: list[str], log: Path, environment: dict[str, str], timeout: float | None = None) -> Measured:
+    """Run `command` to its end, or for `timeout` seconds, with its output in the file `log`, and measure it."""
     start, peak, samples = time.monotonic(), 0.0, 0
     with open(log, "w", encoding="utf-8") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         try:
             while process.poll() is None:
                 peak, samples = max(peak, tree_mib(process.pid)), samples + 1
+                if timeout and time.monotonic() - start > timeout:
+                    process.kill()
+                    process.wait()
+                    return Measured(None, peak, samples, time.monotonic() - start)
                 time.sleep(SAMPLE_SECONDS)
         except BaseException:
             process.terminate()

@@ -1,0 +1,106 @@
+"""Exact attention per segment as plain batched matrix products over blocks of queries, forward and backward.
+
+torch's CPU flash kernel takes 0.94 ms for 256 tokens in 9 heads of 64 (bf16, two cores with AVX512-BF16), this forward
+0.41 ms, and the backward is further apart: at these sizes a matrix product over all heads is what the processor does
+best. The query heads that share a key head are rows of one product, so `enable_gqa` costs no copy, and scores are kept for
+one block of queries only: [heads, 256, T] values, never T x T. The backward recomputes them (as FlashAttention does, Dao
+2023, arXiv 2307.08691 §2.3).
+
+Layout: queries [Hk, N, G, D] (key head, token, query head of that key head), keys and values [Hk, N, D].
+"""
+
+import torch
+from torch import Tensor
+
+from tutelage.encode.types import Segment
+from tutelage.engine.plan import Block, Plan, blocks, with_parent
+
+
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, causal: bool, window: int | None, softcap: float | None
+) -> Tensor:
+    """Queries already scaled → [N, Hk, G, D]."""
+    heads, tokens, groups, _ = q.shape
+    out = q.new_empty(tokens, heads, groups, v.shape[-1])
+    for segment in plan.segments:
+        keys, values = with_parent(k, plan, segment), with_parent(v, plan, segment)
+        for block in blocks(plan, segment, causal, window):
+            p, _ = _weights(q, keys, block, causal, window, softcap)
+            part = torch.bmm(p, values[:, block.first : block.last])
+            out[block.start : block.stop] = part.view(heads, -1, groups, v.shape[-1]).transpose(0, 1)
+    return out
+
+
+def backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: Plan, causal: bool, window: int | None,
+    softcap: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of q, k, v, given the gradient [N, Hk, G, D] of `out`."""
+    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    less = _less_delta(grad, out)
+    ones = v.new_ones(*v.shape[:2], less.shape[-1] - v.shape[-1])
+    wide = torch.cat((v, ones), dim=-1)  # the product with `less` is gvᵀ - delta: no pass over [T, T] to subtract it
+    for segment in plan.segments:
+        keys, values = with_parent(k, plan, segment), with_parent(wide, plan, segment)
+        parts = list(blocks(plan, segment, causal, window))
+        dkeys, dvalues = _segment_backward(less, q, keys, values, v.shape[-1], dq, parts, causal, window, softcap)
+        _add(dk, dkeys, plan, segment)
+        _add(dv, dvalues, plan, segment)
+    return dq, dk, dv
+
+
+def _weights(
+    q: Tensor, keys: Tensor, block: Block, causal: bool, window: int | None, softcap: float | None
+) -> tuple[Tensor, Tensor | None]:
+    """Softmax weights [Hk, T·G, keys] of one block, and with soft-capping the derivative of the cap."""
+    heads, _, groups, dim = q.shape
+    rows = q[:, block.start : block.stop].reshape(heads, -1, dim)
+    scores = torch.bmm(rows, keys[:, block.first : block.last].transpose(1, 2))
+    slope = None
+    if softcap is not None:
+        tanh = torch.tanh(scores / softcap)
+        scores, slope = tanh * softcap, 1 - tanh * tanh
+    block.hide(scores.view(heads, block.stop - block.start, groups, -1), causal, window)
+    return torch.softmax(scores, -1), slope
+
+
+def _less_delta(grad: Tensor, out: Tensor) -> Tensor:
+    """[Hk, N, G, D + 1 or 2]: the gradient with -delta behind it, delta = Σ g·out; in two parts where one would round it."""
+    exact = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    delta = (grad * out).sum(-1, keepdim=True, dtype=exact).neg_()
+    high = delta.to(grad.dtype)
+    parts = (high,) if grad.dtype == exact else (high, (delta - high).to(grad.dtype))
+    return torch.cat((grad, *parts), dim=-1).transpose(0, 1).contiguous()
+
+
+def _segment_backward(
+    less: Tensor, q: Tensor, keys: Tensor, wide: Tensor, width: int, dq: Tensor, parts: list[Block], causal: bool,
+    window: int | None, softcap: float | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """p = softmax(s); dv = pᵀg; ds = p(gvᵀ - delta); dq = ds k; dk = dsᵀq. Writes dq, returns those of keys and values."""
+    heads, _, groups, dim = q.shape
+    dkeys, dvalues = torch.zeros_like(keys), keys.new_zeros(*keys.shape[:2], width)
+    for block in parts:
+        rows = q[:, block.start : block.stop].reshape(heads, -1, dim)
+        g = less[:, block.start : block.stop].reshape(heads, -1, less.shape[-1])
+        p, slope = _weights(q, keys, block, causal, window, softcap)
+        seen = slice(block.first, block.last)
+        ds = torch.bmm(g, wide[:, seen].transpose(1, 2)).mul_(p)
+        if slope is not None:
+            ds *= slope
+        dq[:, block.start : block.stop] = torch.bmm(ds, keys[:, seen]).view(heads, -1, groups, dim)
+        part_v, part_k = torch.bmm(p.transpose(1, 2), g[..., :width]), torch.bmm(ds.transpose(1, 2), rows)
+        if block.last - block.first == keys.shape[1] and len(parts) == 1:
+            return part_k, part_v
+        dvalues[:, seen] += part_v
+        dkeys[:, seen] += part_k
+    return dkeys, dvalues
+
+
+def _add(into: Tensor, part: Tensor, plan: Plan, segment: Segment) -> None:
+    """Write the segment's own keys, and add to its parent's, which come before it in the layout and are written already."""
+    start, stop = plan.keys(segment)
+    inherited = stop - start
+    into[:, segment.start : segment.stop] = part[:, inherited:]
+    if inherited:
+        into[:, start:stop] += part[:, :inherited]
