@@ -22,6 +22,7 @@ HOMES = {
     "models_get": "tutelage.verbs.models",
     "models_list": "tutelage.verbs.catalog",
     "preview": "tutelage.verbs.preview",
+    "push": "tutelage.verbs.push",
     "quickstart": "tutelage.verbs.quickstart",
     "read_recipe": "tutelage.recipe",
     "report": "tutelage.verbs.report",

@@ -87,6 +87,16 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Push:
+    """Upload a finished export to a model hub, into a private repository unless told otherwise."""
+
+    export: Annotated[str, "the folder of an export"]
+    repository: Annotated[str, "org/name"]
+    public: Annotated[bool, "everybody may read it"] = False
+    message: Annotated[str, "of the commit"] = "Add the model and its parity figures"
+
+
+@dataclass(frozen=True)
 class Report:
     """Write the report of a run. It is one HTML file that needs nothing else."""
 
@@ -145,6 +155,7 @@ VERBS: dict[str, type] = {
     "models_get": ModelsGet,
     "models_list": ModelsList,
     "preview": Preview,
+    "push": Push,
     "quickstart": Quickstart,
     "report": Report,
     "runs": Runs,

@@ -233,6 +233,7 @@ SHOW: dict[str, Show] = {
     "models_get": pairs,
     "models_list": show_models_list,
     "preview": show_preview,
+    "push": pairs,
     "quickstart": show_quickstart,
     "report": show_report,
     "runs": show_runs,
