@@ -49,7 +49,7 @@ def held_out(
     recipe, why = _recipe(run)
     if data is not None:
         given = prepare(DataSpec.model_validate({"train": data}), seed=0).train
-        return chat.encode(template, recipe.task if recipe else ChatSpec(kind="chat"), given)[:count], True
+        return list(chat.encode(template, recipe.task if recipe else ChatSpec(kind="chat"), given))[:count], True
     if recipe is not None:
         try:
             prepared = prepare(recipe.data, seed=recipe.seed)
