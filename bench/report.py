@@ -3,7 +3,7 @@
 from harness.contenders import BENCH
 from harness.plot import speed_svg
 from harness.results import load
-from harness.tables import correctness_section, first_section, quality_section, speed_section
+from harness.tables import correctness_section, first_section, length_section, quality_section, speed_section
 
 SECTIONS = {
     "speed-lora.json": speed_section,
@@ -11,6 +11,7 @@ SECTIONS = {
     "speed-first.json": first_section,
     "quality-lora.json": quality_section,
     "quality-full.json": quality_section,
+    "length.json": length_section,
     "correctness.json": correctness_section,
 }
 

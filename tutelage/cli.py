@@ -22,7 +22,8 @@ import tutelage
 from tutelage.errors import TutelageError, UsageError
 from tutelage.options import VERBS
 from tutelage.progress import Progress
-from tutelage.show import SHOW, plain
+from tutelage.runs import plain
+from tutelage.show import SHOW
 
 BUG = 70
 INTERRUPTED = 130

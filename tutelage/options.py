@@ -72,6 +72,45 @@ class Chat:
 
 
 @dataclass(frozen=True)
+class Compare:
+    """Score two models or runs on the same rows, and say of each metric whether the second is better, worse or cannot be told."""
+
+    first: Annotated[str, "a run folder, a model folder or a name"]
+    second: Annotated[str, "the other one"]
+    data: Annotated[str | None, "a file or folder of labelled rows; by default the held-out rows of the second run"] = (
+        None
+    )
+    task: Annotated[str | None, "what is evaluated; by default the run's task, else chat"] = None
+    metrics: Annotated[str | None, "further metrics beside the task's, e.g. chrf,rouge_l (docs/metrics.md)"] = None
+    group: Annotated[str | None, "the column that names a row's document: its rows are resampled together"] = None
+    rows: Annotated[int, "score at most so many rows, evenly spread; 0: all"] = 0
+    max_tokens: Annotated[int, "the longest answer in tokens"] = 256
+    skip_forgetting: Annotated[bool, "do not probe general text, knowledge, common sense and instructions"] = False
+    probes: Annotated[str | None, "a folder with further probes (docs/evaluation.md)"] = None
+    seed: Annotated[int, "of the resampling, and of the sampled answers that the divergence is measured on"] = 0
+    out: Annotated[str | None, "where predictions and result are written"] = None
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a run or a model on labelled rows, with intervals. Of a run, the untouched model is scored first by the same code."""
+
+    model: Annotated[str, "a run folder, a model folder or a name"]
+    data: Annotated[str | None, "a file or folder of labelled rows; by default the held-out rows of the run"] = None
+    task: Annotated[str | None, "what is evaluated; by default the run's task, else chat"] = None
+    metrics: Annotated[str | None, "further metrics beside the task's, e.g. chrf,rouge_l (docs/metrics.md)"] = None
+    slice: Annotated[str | None, "score parts of the rows: `length`, or any column"] = None
+    group: Annotated[str | None, "the column that names a row's document: its rows are resampled together"] = None
+    rows: Annotated[int, "score at most so many rows, evenly spread; 0: all"] = 0
+    max_tokens: Annotated[int, "the longest answer in tokens"] = 256
+    skip_forgetting: Annotated[bool, "do not measure what a run forgot"] = False
+    probes: Annotated[str | None, "a folder with further probes (docs/evaluation.md)"] = None
+    learning_curve: Annotated[bool, "train on 25 and 50 % of a run's rows too: would more labels help?"] = False
+    seed: Annotated[int, "of the resampling, and of the sampled answers that the divergence is measured on"] = 0
+    out: Annotated[str | None, "where predictions and result are written; by default into the run"] = None
+
+
+@dataclass(frozen=True)
 class Export:
     """Write a tuned model for other programs, and prove that it still is the same model."""
 
@@ -149,7 +188,9 @@ class Serve:
 # Public function → its options; the part before `_` is a group on the command line.
 VERBS: dict[str, type] = {
     "chat": Chat,
+    "compare": Compare,
     "doctor": Doctor,
+    "evaluate": Evaluate,
     "export": Export,
     "models_describe": ModelsDescribe,
     "models_get": ModelsGet,

@@ -8,22 +8,28 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tutelage.errors import MissingInputError, Problem, RecipeError
 from tutelage.registry import suggestion
+from tutelage.taskspec import TASKS, ClassifySpec, ExtractSpec, Seq2SeqSpec, Spec, TagSpec, TextSpec
+from tutelage.taskspec import ChatSpec as ChatSpec  # named here by who reads recipes
 
 SECRET_KEY = re.compile(r"(^|_)(token|api_key|key|password|secret)$")
 
 
-class Spec(BaseModel):
-    """The base of every part of a recipe: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
-
-
 def _listed(value: object) -> object:
     return [value] if isinstance(value, str | dict) else value
+
+
+def _kind_only(value: object) -> object:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+Task = Annotated[
+    Annotated[ChatSpec | ClassifySpec | TagSpec | ExtractSpec | Seq2SeqSpec | TextSpec, Field(discriminator="kind")],
+    BeforeValidator(_kind_only),
+]
 
 
 class SourceSpec(Spec):
@@ -31,6 +37,14 @@ class SourceSpec(Spec):
 
     path: str
     format: str | None = Field(None, description="the data format; detected from the rows where not given")
+    target: str | None = Field(None, description="a file whose line i is the target of line i of `path`")
+    weight: float = Field(
+        1.0, gt=0, description="how often its rows come in an epoch: 2 is twice, 0.5 every second one"
+    )
+    loss: Literal["tokens", "examples"] = Field(
+        "tokens", description="examples: each row counts 1 in the loss, however many tokens it trains"
+    )
+    task: Task | None = Field(None, description="of these rows, where one model learns several tasks")
 
 
 def _source(value: object) -> object:
@@ -64,16 +78,6 @@ class DataSpec(Spec):
         if not self.train and not self.rows:
             raise ValueError("train: name at least one file or row")
         return self
-
-
-class ChatSpec(Spec):
-    """Task `chat`: train the assistant's turns."""
-
-    kind: Literal["chat"] = "chat"
-    train_on: Literal["all", "last"] = Field("all", description="every assistant turn, or only the last one of a row")
-    system: str | None = Field(None, description="a system prompt for rows that have none")
-    chat_template: str | None = Field(None, description="a Jinja file in place of the model's own template")
-    allow: list[str] = Field(default_factory=list, description="contract checks that may fail, e.g. [one_template]")
 
 
 class LoraSpec(Spec):
@@ -131,11 +135,6 @@ class BatchSpec(Spec):
     share_prefix: bool = Field(True, description="compute a prefix that all rows of a micro-batch share only once")
 
 
-def _kind_only(value: object) -> object:
-    return {"kind": value} if isinstance(value, str) else value
-
-
-Task = Annotated[ChatSpec, BeforeValidator(_kind_only)]
 Method = Annotated[
     Annotated[LoraSpec | FullSpec, Field(discriminator="kind")],
     BeforeValidator(_kind_only),
@@ -262,8 +261,12 @@ ALIASES = {
 }  # fmt: skip
 
 
+# Tags of unions, which pydantic puts into the place of an error and nobody has typed.
+KINDS = {"lora", "full", *TASKS}
+
+
 def _problem(item: dict[str, Any], where: str) -> Problem:
-    location = [str(part) for part in item["loc"] if str(part) not in ("lora", "full")]
+    location = [str(part) for part in item["loc"] if str(part) not in KINDS]
     key = ".".join(part for part in location if not part.startswith(("list[", "constrained", "function-", "json-")))
     if item["type"] == "extra_forbidden":
         known = _keys_beside(item["loc"])
@@ -273,7 +276,9 @@ def _problem(item: dict[str, Any], where: str) -> Problem:
     if item["type"] == "missing":
         return Problem(f"`{key}` is missing", where, fix=f"add `{key}:`")
     if item["type"].startswith("union_tag"):
-        return Problem(f"`{key}.kind` must be lora or full", where, why=f"it is {item.get('ctx', {}).get('tag')!r}")
+        known = sorted(TASKS) if key == "task" else ["full", "lora"]
+        why = f"it is {item.get('ctx', {}).get('tag')!r}"
+        return Problem(f"`{key}.kind` must be one of {', '.join(known)}", where, why=why)
     given = item.get("input")
     shown = f", and is {given!r}" if isinstance(given, str | int | float | bool) or given is None else ""
     return Problem(f"`{key}`: {item['msg'].removeprefix('Value error, ')}{shown}", where)
@@ -281,7 +286,7 @@ def _problem(item: dict[str, Any], where: str) -> Problem:
 
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
     specs: dict[str, type[Spec]] = {
-        "data": DataSpec, "task": ChatSpec, "lora": LoraSpec, "full": FullSpec, "optim": OptimSpec,
+        "data": DataSpec, **TASKS, "lora": LoraSpec, "full": FullSpec, "optim": OptimSpec,
         "save": SaveSpec, "validate": ValidateSpec, "batch": BatchSpec, "train": SourceSpec,
     }  # fmt: skip
     for part in reversed(location[:-1]):

@@ -8,10 +8,12 @@ report.html
 """
 
 import json
+import math
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from tutelage.errors import MissingInputError, OutputError
 
 MANIFEST = "manifest.json"
 EVENTS = "events.jsonl"
+TASK = "task.json"  # in model/: the task with its label names, for whoever uses the model
 
 
 def fsync_folder(path: Path) -> None:
@@ -43,6 +46,23 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OutputError("cannot write this file", where=str(path), why=error.strerror or str(error)) from error
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON values: dataclasses become dicts, paths strings; NaN and infinity, which JSON lacks, null."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [plain(item) for item in value]
+    raise TypeError(f"a verb returned a {type(value).__name__}, which is no JSON value")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,32 +1,12 @@
 """What a verb's result looks like to a reader: one function per verb, from JSON values to lines."""
 
-import math
 import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 Show = Callable[[Any], Iterator[str]]
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON values: dataclasses become dicts, paths strings; NaN and infinity, which JSON lacks, null."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Path):
-        return str(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence):
-        return [plain(item) for item in value]
-    raise TypeError(f"a verb returned a {type(value).__name__}, which is no JSON value")
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> Iterator[str]:
@@ -220,6 +200,86 @@ def show_report(result: dict[str, Any]) -> Iterator[str]:
     yield result["report"]
 
 
+def interval(score: Mapping[str, Any]) -> str:
+    """A score with its interval."""
+    low, high = (f"{score[end]:.4g}" if score[end] is not None else "?" for end in ("low", "high"))
+    value = f"{score['value']:.4g}" if score["value"] is not None else "-"
+    return f"{value} [{low}, {high}]"
+
+
+def verdicts(differences: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """One line a metric: first, second, their difference with its interval, and what it allows to say."""
+    rows = []
+    for name, one in differences.items():
+        said = one["verdict"] if one["verdict"] != "cannot tell" else f"cannot tell with n = {one['n']}"
+        first, second = (f"{one[key]:.4g}" if one[key] is not None else "-" for key in ("first", "second"))
+        rows.append([name, first, second, interval(one), said])
+    yield from table(rows, ["metric", "first", "second", "difference [95 %]", "the second is"])
+
+
+def show_forgetting(found: Mapping[str, Any] | None) -> Iterator[str]:
+    """What became better or worse besides the task, and how far the model moved."""
+    if found is None:
+        return
+    yield ""
+    yield "besides the task (probes)"
+    yield from verdicts(found["probes"])
+    if found["divergence"] is not None:
+        yield f"divergence from the base model on its own answers: {interval(found['divergence'])} nats per token"
+
+
+def show_evaluate(result: dict[str, Any]) -> Iterator[str]:
+    """The scores of model, untouched model and baselines, then the verdicts."""
+    systems = [one for one in (result["untouched"], *result["baselines"]) if one]
+    names = [result["model"], *(one["system"] for one in systems)]
+    rows = [
+        [
+            name,
+            *(
+                interval(one[name]) if name in one else "-"
+                for one in (result["metrics"], *(s["metrics"] for s in systems))
+            ),
+        ]
+        for name in result["metrics"]
+    ]
+    yield f"{result['rows']:,} rows of {result['data']}, task {result['task']}; 95 % intervals"
+    yield from table(rows, ["metric", *names])
+    for name, why in result["left_out"].items():
+        yield f"not scored: {name} ({why})"
+    if result["too_long"]:
+        yield f"not scored: {len(result['too_long'])} rows that the model's context cannot hold"
+    for one in result["slices"]:
+        yield f"{one['by']} = {one['value']}: {result['main_metric']} {interval(one['score'])} (n = {one['score']['n']})"
+    if result["comparison"]:
+        yield ""
+        yield f"{result['comparison']['second']} against {result['comparison']['first']}"
+        yield from verdicts(result["comparison"]["differences"])
+    yield from show_forgetting(result["forgetting"])
+    if result.get("learning_curve"):
+        yield ""
+        found = result["learning_curve"]
+        for point in found["points"]:
+            yield f"trained on {point['rows']:,} rows ({point['share']:.0%}): {found['metric']} {interval(point['score'])}"
+        yield found["sentence"]
+    yield f"predictions   {result['predictions']}"
+    if "report" in result:
+        yield f"report        {result['report']}"
+
+
+def show_compare(result: dict[str, Any]) -> Iterator[str]:
+    """The verdicts, then rows that changed."""
+    yield f"first   {result['first']}"
+    yield f"second  {result['second']}"
+    yield f"{result['n']:,} rows of {result['data']}, task {result['task']}"
+    yield from verdicts(result["differences"])
+    yield from show_forgetting(result["forgetting"])
+    for row in result["changed"][:5]:
+        yield ""
+        yield f"{row['file']}:{row['row']}  {row['input'][:100]}"
+        yield from block("  first   ", row["before"])
+        yield from block("  second  ", str(row["output"]))
+
+
 def show_nothing(result: Any) -> Iterator[str]:
     """No lines: the verb has already written what there is to read."""
     return iter(())
@@ -227,7 +287,9 @@ def show_nothing(result: Any) -> Iterator[str]:
 
 SHOW: dict[str, Show] = {
     "chat": show_nothing,
+    "compare": show_compare,
     "doctor": show_doctor,
+    "evaluate": show_evaluate,
     "export": show_export,
     "models_describe": pairs,
     "models_get": pairs,

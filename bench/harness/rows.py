@@ -6,7 +6,7 @@ from harness.contenders import BATCH
 from tutelage.data.prepare import prepare
 from tutelage.encode.contract import fit
 from tutelage.encode.types import Encoded
-from tutelage.recipe import ChatSpec, DataSpec
+from tutelage.recipe import DataSpec
 from tutelage.tasks import chat
 from tutelage.train.material import open_template
 
@@ -16,7 +16,8 @@ MAX_TOKENS = 512  # as in training; longer rows lose their end
 def encoded_rows(model: Path, data: Path, max_tokens: int = MAX_TOKENS) -> tuple[Encoded, ...]:
     """The rows of `data` as ids and targets; a row that is lost on the way is an error."""
     prepared = prepare(DataSpec.model_validate({"train": [str(data)]}), seed=0)
-    fitted = fit(chat.encode(open_template(model), ChatSpec(), prepared.train), max_tokens, "truncate")
+    rows = open_template(model).encode([chat.with_system(row, None) for row in prepared.train], "all")
+    fitted = fit(rows, max_tokens, "truncate")
     if prepared.dropped or fitted.dropped:
         raise SystemExit(f"rows were dropped: {[str(row) for row in (*prepared.dropped, *fitted.dropped)][:5]}")
     return tuple(fitted.rows)

@@ -144,6 +144,23 @@ def first_section(result: Result) -> Iterator[str]:
     yield from ("- Command: `python bench/speed/run.py first`", "")
 
 
+def length_section(result: Result) -> Iterator[str]:
+    """Speed and memory by the length of examples."""
+    yield from ("## Cost by length", "")
+    yield "LoRA rank 16, the same text cut into examples of one length, 8,192 tokens a pass; tokens per second and peak anonymous"
+    yield "memory, median (lowest–highest). `SDPA allows`: the time of 256-token examples with torch's own attention, forward and"
+    yield "backward at its measured rate, in place of that length's."
+    yield from ("", "| tokens | tokens/s | of 256's | SDPA allows | of that | peak MiB |", "|---|---|---|---|---|---|")
+    for length, row in result["lengths"].items():
+        yield (
+            f"| {int(length):,} | {shown(row['tokens_per_second'])} | {row['of_256']:.0%} | {row['sdpa_allows']:.0f} "
+            f"| {row['of_what_sdpa_allows']:.0%} | {shown(row['peak_mib'])} |"
+        )
+    yield ""
+    yield from circumstances([result])
+    yield from ("- Command: `python bench/speed/length.py`", "")
+
+
 def quality_section(result: Result) -> Iterator[str]:
     """Gains per seed and their ratio."""
     q, method = result, result.get("method", "lora")

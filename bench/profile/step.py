@@ -22,7 +22,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from tutelage.recipe import Recipe, make_recipe
-from tutelage.train.loop import TrainState, accumulate, layouts, one_step
+from tutelage.tasks.batching import packed as layouts
+from tutelage.train.loop import TrainState, accumulate, one_step
 from tutelage.train.material import gather
 from tutelage.train.memory import anonymous_mib
 from tutelage.train.setup import build_state, choose_plan

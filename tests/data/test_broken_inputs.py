@@ -10,6 +10,7 @@ from tutelage.data.prepare import prepare
 from tutelage.errors import DataError, MissingInputError, TutelageError
 from tutelage.recipe import DataSpec
 
+NESTED = b'{"data": [{"paragraphs": [{"context": "a b", "qas": [{"question": "c", "answers": []}]}]}]}'
 GOOD = b'{"prompt": "a", "response": "b"}\n'
 LATIN = '{"prompt": "é"}\n'.encode("latin-1")
 
@@ -88,8 +89,8 @@ BROKEN: dict[str, tuple[str, bytes, int | None, tuple[str, ...]]] = {
     "packed jsonl": ("a.jsonl.gz", b"\x1f\x8b", None, (".gz", "packed")),
     "pickle": ("a.pkl", b"\x80\x04", None, (".pkl", "run code")),
     "numpy": ("a.npy", b"\x93NUMPY", None, (".npy", "run code")),
-    "conll": ("a.conll", b"I\tO\n", None, (".conll", "tags")),
-    "unknown extension": ("a.docx", b"x", None, (".docx", ".csv, .json, .jsonl")),
+    "conll": ("a.conll", b"I\tO\nsee\n", 2, ("no tag",)),
+    "unknown extension": ("a.docx", b"x", None, (".docx", ".csv, .iob")),
     "no extension": ("rows", GOOD, None, ("without an extension",)),
     "ragged csv, short": ("a.csv", b"prompt,response\na,b\nc\n", 3, ("1 fields", "header 2")),
     "ragged csv, long": ("a.csv", b"prompt,response\na,b,c\n", 2, ("3 fields",)),
@@ -107,8 +108,8 @@ BROKEN: dict[str, tuple[str, bytes, int | None, tuple[str, ...]]] = {
     "content left out": ("a.jsonl", GOOD + row(prompt="a", response="b", context="c"), 2, ("`context`", "left out")),
     "oasst": ("a.jsonl", row(message_id="1", parent_id=None, text="a", role="prompter"), 1, ("OASST", "parent_id")),
     "self-instruct": ("a.jsonl", row(instruction="a", instances=[{}]), 1, ("self-instruct", "instances")),
-    "token tags": ("a.jsonl", row(tokens=["a"], ner_tags=["O"]), 1, ("CoNLL",)),
-    "squad": ("a.json", b'{"version": "1", "data": [{"paragraphs": []}]}', 1, ("SQuAD",)),
+    "token tags": ("a.jsonl", row(tokens=["a"], ner_tags=["O"]), 1, ("CoNLL", "task: tag")),
+    "squad": ("a.json", NESTED, 1, ("SQuAD", "task: extract")),
     "text and label": ("a.csv", b"text,label\na,b\n", 2, ("label",)),
     "plain text": ("a.jsonl", row(text="a"), 1, ("plain texts",)),
     "preferences": ("a.jsonl", row(prompt="a", chosen="b", rejected="c"), 1, ("rejected",)),

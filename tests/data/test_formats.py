@@ -1,6 +1,7 @@
 """Conformance of every registered format, and what each makes of its rows."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -12,18 +13,19 @@ from tutelage.data.types import At, Conversation, Message
 AT = At("rows.jsonl", 7)
 
 
-def parse(name: str, row: dict[str, object]) -> Conversation:
+def parse(name: str, row: dict[str, object]) -> Any:
     return FORMATS.get(name).parse(row, AT)
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
 class TestConformance:
     def test_sample_parses(self, name: str) -> None:
-        conversation = parse(name, FORMATS.get(name).sample)
-        assert conversation.at == AT
-        assert conversation.messages[-1].role == "assistant"
-        assert not find_problems(conversation)
-        assert find_drop(conversation) is None
+        made = parse(name, FORMATS.get(name).sample)
+        assert made.at == AT
+        assert type(made) is FORMATS.get(name).kind
+        assert type(made) is not Conversation or made.messages[-1].role == "assistant"
+        assert not find_problems(made)
+        assert find_drop(made) is None
 
     def test_bad_row_names_its_line(self, name: str) -> None:
         with pytest.raises(RowError) as caught:

@@ -41,7 +41,7 @@ def test_an_existing_folder_wins_over_a_hub_id(tmp_path, monkeypatch):
     ("name", "error", "says"),
     [
         ("smollm2-135", MissingInputError, "did you mean `smollm2-135m`?"),
-        ("zzz", MissingInputError, "one of: smollm2-135m"),
+        ("zzz", MissingInputError, "one of: bart-base"),
         ("", MissingInputError, "there is no model called ``"),
         ("/no/such/folder", MissingInputError, "there is no such model folder"),
         ("./nothing", MissingInputError, "there is no such model folder"),

@@ -14,8 +14,8 @@ if importlib.util.find_spec("llama_cpp") is None:
 import tutelage
 from tutelage.export.gguf_file import FILE
 from tutelage.export.llama_cpp_model import LlamaCppModel
-from tutelage.generate.batch import Batch, Job
 from tutelage.generate.sampling import Sampling
+from tutelage.generate.streams import Batch, Job
 from tutelage.serve.limits import Limits
 from tutelage.serve.llama_cpp_runner import LlamaCppRunner
 from tutelage.serve.served import open_with_llama_cpp

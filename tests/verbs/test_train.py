@@ -141,8 +141,8 @@ def test_the_manifest_tells_the_data_that_a_changed_run_goes_on_with(
 
 def test_the_full_model_folder_loads_with_from_pretrained(recipe_file: Callable[..., Path], tmp_path: Path) -> None:
     tutelage.train(recipe_file(method="full", optim={"steps": 3, "batch_size": 4}))
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model", dtype=torch.float32).eval()
-    opened = open_model(str(tmp_path / "run"))
+    opened = open_model(str(tmp_path / "run"))  # in what this machine multiplies fast
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model", dtype=opened.model.dtype).eval()
     base = open_model(str(tmp_path / "run"), base=True)
     ids = torch.arange(3, 40)[None]
     with torch.no_grad():

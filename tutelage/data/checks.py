@@ -1,10 +1,20 @@
-"""What is wrong with a conversation (errors), and what makes it unusable (drops)."""
+"""What is wrong with a row (errors), and what makes it unusable (drops)."""
 
-from tutelage.data.types import Conversation, Dropped, Message
+from tutelage.data.types import Conversation, Dropped, Message, Row
 from tutelage.errors import Problem
 
 
-def find_problems(conversation: Conversation) -> list[Problem]:
+def find_problems(row: Row) -> list[Problem]:
+    """The faults of a row."""
+    return _turn_problems(row) if isinstance(row, Conversation) else row.problems()
+
+
+def find_drop(row: Row) -> Dropped | None:
+    """Why the row has nothing to train on, or None."""
+    return _conversation_drop(row) if isinstance(row, Conversation) else row.drop()
+
+
+def _turn_problems(conversation: Conversation) -> list[Problem]:
     """The faults in the order of turns: a system prompt that is not first, a tool result that nothing called."""
     where = str(conversation.at)
     problems = []
@@ -20,7 +30,7 @@ def find_problems(conversation: Conversation) -> list[Problem]:
     return problems
 
 
-def find_drop(conversation: Conversation) -> Dropped | None:
+def _conversation_drop(conversation: Conversation) -> Dropped | None:
     """Why the conversation has nothing to train on, or None. Turns after the last answer are kept: they do no harm."""
     at, messages = conversation.at, conversation.messages
     answers = [index for index, message in enumerate(messages) if message.role == "assistant"]

@@ -3,25 +3,33 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tutelage.data.checks import find_drop, find_problems
 from tutelage.data.formats import FORMATS
-from tutelage.data.formats.detect import detect
+from tutelage.data.formats.detect import check_accepted, detect
 from tutelage.data.sources import MEMORY, Row, files, read, read_memory
-from tutelage.data.split import normalised, split
+from tutelage.data.split import input_key, normalised, split
 from tutelage.data.types import Conversation, Dropped, Prepared
+from tutelage.data.types import Row as DataRow
 from tutelage.errors import MAX_PROBLEMS, DataError, MissingInputError, Problem, RecipeError, TutelageError
 from tutelage.recipe import DataSpec, SourceSpec
 from tutelage.registry import suggestion
 
-Part = tuple[Conversation, ...]
+Part = tuple[DataRow, ...]
+Accepts = Callable[[SourceSpec | None], tuple[type, ...]]
+
+
+def only_chat(source: SourceSpec | None) -> tuple[type, ...]:
+    """Conversations, from every source."""
+    return (Conversation,)
 
 
 class _Findings:
     """What reading finds beside rows: the first problems and their number, drops, formats."""
 
-    def __init__(self) -> None:
+    def __init__(self, accepts: Accepts) -> None:
+        self.accepts = accepts
         self.problems: list[Problem] = []
         self.total = 0
         self.dropped: list[Dropped] = []
@@ -38,22 +46,26 @@ class _Findings:
         self.total += error.total - len(error.problems)
 
 
-def prepare(spec: DataSpec, *, seed: int) -> Prepared:
-    """The data set that `spec` names.
+def prepare(spec: DataSpec, *, seed: int, accepts: Accepts = only_chat) -> Prepared:
+    """The data set that `spec` names, in rows of the types that the task of each source `accepts`.
 
     Every problem of every file is raised at once; every row that is not used is in `dropped`.
     """
     held_out = spec.validation if isinstance(spec.validation, list) else []
     sources = {"train": spec.train, "validation": held_out, "test": spec.test or []}
     _check_formats(sources)
-    found = _Findings()
+    found = _Findings(accepts)
     paths = _resolved(sources, found)
     parts: dict[str, Part] = {}
     drops: dict[str, list[Dropped]] = {}
     for name in sources:
         before = len(found.dropped)
         parts[name] = _read_rows(read_memory(spec.rows), MEMORY, None, found) if name == "train" and spec.rows else ()
-        parts[name] += tuple(c for file, given in paths[name] for c in _read_rows(read(file), file, given, found))
+        parts[name] += tuple(
+            row
+            for file, source in paths[name]
+            for row in _read_rows(read(file, source.format, source.target), file, source, found)
+        )
         drops[name] = found.dropped[before:]
     if found.total:
         raise DataError(found.problems, total=found.total)
@@ -67,20 +79,27 @@ def prepare(spec: DataSpec, *, seed: int) -> Prepared:
         test=test,
         dropped=tuple(found.dropped),
         formats=found.formats,
+        sources={file: source for part in paths.values() for file, source in part},
         fingerprint=fingerprint(train, validation, test),
         overlap={name: _overlap(parts[name], train) for name in ("validation", "test") if paths[name]},
     )
 
 
 def fingerprint(*parts: Part) -> str:
-    """A sha256 over roles, texts, weights, calls and tools of the parts in order; places do not count."""
+    """A sha256 over the content of the parts' rows (roles, texts, weights, calls, tools, labels) in order; places do not count."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"part of {len(part)}\n".encode())
-        for conversation in part:
-            turns = [[m.role, m.content, m.weight, m.name, m.tool_calls, m.tool_call_id] for m in conversation.messages]
-            digest.update(json.dumps([turns, conversation.tools], ensure_ascii=False).encode() + b"\n")
+        for row in part:
+            digest.update(json.dumps(_content(row), ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _content(row: DataRow) -> object:
+    if not isinstance(row, Conversation):
+        return row.content()
+    turns = [[m.role, m.content, m.weight, m.name, m.tool_calls, m.tool_call_id] for m in row.messages]
+    return [turns, row.tools]
 
 
 def _check_formats(sources: dict[str, list[SourceSpec]]) -> None:
@@ -97,14 +116,15 @@ def _check_formats(sources: dict[str, list[SourceSpec]]) -> None:
         raise RecipeError(problems)
 
 
-def _resolved(sources: dict[str, list[SourceSpec]], found: _Findings) -> dict[str, list[tuple[str, str | None]]]:
-    """Each part's files with their given formats. Missing paths of all parts are raised together."""
-    paths: dict[str, list[tuple[str, str | None]]] = {name: [] for name in sources}
+def _resolved(sources: dict[str, list[SourceSpec]], found: _Findings) -> dict[str, list[tuple[str, SourceSpec]]]:
+    """Each part's files with their sources. Missing paths of all parts are raised together."""
+    paths: dict[str, list[tuple[str, SourceSpec]]] = {name: [] for name in sources}
     missing: list[Problem] = []
     for name, part in sources.items():
         for source in part:
             try:
-                paths[name] += [(file, source.format) for file in files(source.path)]
+                found_files = [source.path] if source.target else files(source.path, source.format)
+                paths[name] += [(file, source) for file in found_files]
             except MissingInputError as error:
                 missing += error.problems
             except DataError as error:
@@ -114,7 +134,7 @@ def _resolved(sources: dict[str, list[SourceSpec]], found: _Findings) -> dict[st
     return paths
 
 
-def _read_rows(items: Iterable[Row | Problem], file: str, given: str | None, found: _Findings) -> Part:
+def _read_rows(items: Iterable[Row | Problem], file: str, source: SourceSpec | None, found: _Findings) -> Part:
     rows: list[Row] = []
     for item in items:
         if isinstance(item, Problem):
@@ -124,7 +144,8 @@ def _read_rows(items: Iterable[Row | Problem], file: str, given: str | None, fou
     if not rows:  # the reader has said why
         return ()
     try:
-        name = given or detect(rows).name
+        name = (source.format if source else None) or detect(rows).name
+        check_accepted(FORMATS.get(name), found.accepts(source), rows[0][0])
     except DataError as error:
         found.add_all(error)
         return ()
@@ -132,7 +153,7 @@ def _read_rows(items: Iterable[Row | Problem], file: str, given: str | None, fou
     return tuple(_parsed(rows, name, found))
 
 
-def _parsed(rows: list[Row], name: str, found: _Findings) -> Iterator[Conversation]:
+def _parsed(rows: list[Row], name: str, found: _Findings) -> Iterator[DataRow]:
     parse = FORMATS.get(name).parse
     rows.reverse()
     while rows:  # each row is let go when it is parsed: all of them twice would be the peak of the whole run's memory
@@ -164,10 +185,11 @@ def _require_rows(parts: dict[str, Part], drops: dict[str, list[Dropped]]) -> No
         raise DataError(problems)
 
 
-def _overlap(part: Part, train: Sequence[Conversation]) -> int:
+def _overlap(part: Part, train: Sequence[DataRow]) -> int:
     known = {_content_key(conversation) for conversation in train}
     return sum(_content_key(conversation) in known for conversation in part)
 
 
-def _content_key(conversation: Conversation) -> str:
-    return json.dumps(normalised(conversation.messages), sort_keys=True)
+def _content_key(row: DataRow) -> str:
+    key = normalised(row.messages) if isinstance(row, Conversation) else input_key(row)
+    return json.dumps(key, sort_keys=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from tutelage.data.jsonvalue import FaultError, check, parse, shown, type_name
 from tutelage.data.lines import read_lines, read_whole, unreadable
 from tutelage.data.tables import read_table
+from tutelage.data.texts import flatten_squad, read_conll, read_paragraphs, read_parallel
 from tutelage.data.types import At
 from tutelage.errors import DataError, MissingInputError, Problem
 from tutelage.registry import suggestion
@@ -19,19 +20,19 @@ TURN_LISTS = ("messages", "conversations", "prompt", "completion", "history", "t
 
 NOT_YET = "it is not read yet; write the rows as JSON Lines first"
 UNSAFE = "pickled and binary arrays are never read: loading them can run code"
-TAGS = "it holds tokens with tags (named entities), and only rows with an answer to learn are read"
 REFUSED = {
     **dict.fromkeys((".parquet", ".arrow", ".feather", ".xlsx", ".xls", ".db", ".sqlite", ".yaml", ".yml"), NOT_YET),
     **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z"), "packed files are not read yet"),
     **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".pt", ".pth", ".bin", ".joblib"), UNSAFE),
-    **dict.fromkeys((".conll", ".conllu", ".iob", ".bio"), TAGS),
+    ".conllu": "it has ten columns and no entities; write the word, a tab and its tag, and name it .conll",
 }
 
 
-def files(path: str) -> list[str]:
+def files(path: str, given: str | None = None) -> list[str]:
     """The data files that `path` names: itself, or those in the folder and its subfolders, sorted.
 
-    In a folder, hidden files and other kinds (notes, licences) are passed over; data that cannot be read is an error.
+    In a folder, hidden files and other kinds (notes, licences) are passed over; data that cannot be read is an error. A
+    file of a `given` text format (tagged, plain) may have any name.
     """
     if "\0" in path or not os.path.exists(path):
         where = path if path.isprintable() and path else repr(path)
@@ -39,7 +40,7 @@ def files(path: str) -> list[str]:
     if not os.path.isdir(path):
         if not os.path.isfile(path):
             raise DataError("this is not a regular file", where=path, fix="name a file or a folder")
-        problem = _unreadable_kind(path)
+        problem = None if given in BY_FORMAT else _unreadable_kind(path)
         if problem:
             raise DataError([problem])
         return [path]
@@ -54,10 +55,16 @@ def files(path: str) -> list[str]:
     return found
 
 
-def read(file: str) -> Iterator[Row | Problem]:
-    """The rows of one data file in order; where a row cannot be read, its problem."""
+def read(file: str, given: str | None = None, target: str | None = None) -> Iterator[Row | Problem]:
+    """The rows of one data file in order; where a row cannot be read, its problem.
+
+    `target` is a second file whose lines belong to those of `file`; a text format that was `given` decides the reader
+    where the file's name does not.
+    """
+    suffix = Path(file).suffix.lower()
+    items = read_parallel(file, target) if target else READERS.get(suffix, BY_FORMAT.get(given or "", read_table))(file)
     rows = 0
-    for item in READERS[Path(file).suffix.lower()](file):
+    for item in items:
         rows += 1
         yield item
     if not rows:
@@ -102,7 +109,7 @@ def _read_json(file: str) -> Iterator[Row | Problem]:
     if not whole.text.strip():
         return
     try:
-        items = _list_of(parse(whole.text))
+        items = flatten_squad(_list_of(parse(whole.text)))
     except FaultError as fault:
         fix = "this looks like JSON Lines: name it .jsonl" if _is_json_lines(whole.text) else fault.fix
         yield Problem(fault.what, f"{file}:{fault.line}", fault.why, fix)
@@ -148,7 +155,11 @@ READERS: dict[str, Callable[[str], Iterator[Row | Problem]]] = {
     ".json": _read_json,
     ".csv": read_table,
     ".tsv": read_table,
+    **dict.fromkeys((".conll", ".iob", ".iob2", ".bio"), read_conll),
+    ".txt": read_paragraphs,
 }
+# Readers that a recipe can ask for by the format's name, whatever a file is called.
+BY_FORMAT: dict[str, Callable[[str], Iterator[Row | Problem]]] = {"tagged": read_conll, "plain": read_paragraphs}
 
 
 def _kinds() -> str:
@@ -168,7 +179,7 @@ def _files_of_folder(folder: str) -> list[str]:
     try:
         for parent, folders, names in os.walk(folder, onerror=_raise):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            known = [name for name in names if Path(name).suffix.lower() in READERS | REFUSED.keys()]
+            known = [name for name in names if Path(name).suffix.lower() in (READERS | REFUSED).keys() - {".txt"}]
             found += [os.path.join(parent, name) for name in known if not name.startswith(".")]
     except OSError as error:
         raise unreadable(folder, error) from error

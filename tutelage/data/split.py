@@ -5,14 +5,12 @@ import json
 import unicodedata
 from collections.abc import Sequence
 
-from tutelage.data.types import Conversation, Message
+from tutelage.data.types import Conversation, Message, Row
 
 HASH_BYTES = 8
 
 
-def split(
-    conversations: Sequence[Conversation], share: float, *, seed: int
-) -> tuple[tuple[Conversation, ...], tuple[Conversation, ...]]:
+def split(conversations: Sequence[Row], share: float, *, seed: int) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """(training, validation): a conversation is held out iff the hash of its prompt, from 0 to 1, is below `share`.
 
     So equal prompts stay together and adding rows never moves others. The exception is a data set so small that one
@@ -34,11 +32,18 @@ def split(
     return tuple(c for c, point in pairs if point not in held), tuple(c for c, point in pairs if point in held)
 
 
-def prompt_hash(conversation: Conversation, seed: int) -> int:
-    """A number below 256**8 that depends on the seed and the normalised prompt only."""
-    text = json.dumps(normalised(prompt(conversation)))
+def prompt_hash(row: Row, seed: int) -> int:
+    """A number below 256**8 that depends on the seed and the normalised prompt (or other input) only."""
+    text = json.dumps(input_key(row))
     digest = hashlib.blake2b(f"{seed}\n{text}".encode(), digest_size=HASH_BYTES).digest()
     return int.from_bytes(digest, "big")
+
+
+def input_key(row: Row) -> list[object]:
+    """The normalised input of a row: equal for rows that ask the same."""
+    if isinstance(row, Conversation):
+        return list(normalised(prompt(row)))
+    return [_folded(text) for text in row.asked()]
 
 
 def prompt(conversation: Conversation) -> tuple[Message, ...]:

@@ -1,7 +1,10 @@
 """The values that labelled text becomes: rows with their place, conversations, drops, the prepared data set."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
+
+from tutelage.errors import Problem
+from tutelage.recipe import SourceSpec
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -47,16 +50,46 @@ class Dropped:
     detail: str = ""
 
 
+@runtime_checkable
+class LabelledRow(Protocol):
+    """What data preparation must know of a row that is no conversation."""
+
+    @property
+    def at(self) -> At:
+        """Where it stands."""
+        ...
+
+    def asked(self) -> list[str]:
+        """The texts that make up the input."""
+        ...
+
+    def content(self) -> list[object]:
+        """Everything in the row but its place, writable as JSON."""
+        ...
+
+    def problems(self) -> list[Problem]:
+        """What is wrong with it."""
+        ...
+
+    def drop(self) -> Dropped | None:
+        """Why there is nothing to learn from it."""
+        ...
+
+
+Row = Conversation | LabelledRow
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """What a recipe's data became. `fingerprint` is a sha256 over the splits' content in order."""
 
-    train: tuple[Conversation, ...]
-    validation: tuple[Conversation, ...]
-    test: tuple[Conversation, ...]
+    train: tuple[Row, ...]
+    validation: tuple[Row, ...]
+    test: tuple[Row, ...]
     dropped: tuple[Dropped, ...]
     formats: dict[str, str]  # file → detected or given format name
     fingerprint: str
+    sources: dict[str, SourceSpec] = field(default_factory=dict)  # file → its part of the recipe
     overlap: dict[str, int] = field(default_factory=dict)  # given split file kind → rows that also occur in training
 
     def counts(self) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Which rows make a step: a pure function of (seed, epoch, index), so that a position in training is one integer."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,20 +12,31 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """`rows` examples, `size` of them per optimiser step, in an order that (seed, epoch) decides."""
+    """`rows` examples, `size` of them per optimiser step, in an order that (seed, epoch) decides.
+
+    With `weights`, one per row, a row of weight 2 comes twice in an epoch, and of rows of weight 0.5 every second one,
+    others in each epoch.
+    """
 
     rows: int
     size: int
     seed: int
+    weights: tuple[float, ...] = ()
 
     @property
     def per_epoch(self) -> int:
         """Steps in an epoch; the last one may be smaller."""
-        return math.ceil(self.rows / self.size)
+        return math.ceil(self.examples / self.size)
+
+    @property
+    def examples(self) -> int:
+        """Examples in an epoch, repeats counted."""
+        counts = Counter(self.weights)
+        return sum(int(w) * n + round((w - int(w)) * n) for w, n in counts.items()) if counts else self.rows
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The permutation of epoch `epoch`, by a counter-based generator (Philox) keyed with seed and epoch."""
-        return _order(self.rows, self.seed, epoch)
+        return _order(self.rows, self.seed, epoch, self.weights)
 
     def of_step(self, step: int) -> NDArray[np.int64]:
         """Row numbers of optimiser step `step`, counted from 0 over all epochs."""
@@ -33,8 +45,14 @@ class Batches:
 
 
 @lru_cache(maxsize=2)  # a step must not cost what an epoch does
-def _order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(rows)
+def _order(rows: int, seed: int, epoch: int, weights: tuple[float, ...]) -> NDArray[np.int64]:
+    draw = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    chosen: list[NDArray[np.int64]] = [] if weights else [np.arange(rows)]
+    for weight in sorted(set(weights)):
+        alike = np.flatnonzero(np.asarray(weights) == weight)
+        chosen += [alike] * int(weight)
+        chosen.append(draw.permutation(alike)[: round((weight - int(weight)) * len(alike))])
+    order = draw.permutation(np.concatenate(chosen))
     order.flags.writeable = False
     return order
 

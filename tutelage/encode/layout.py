@@ -1,9 +1,11 @@
 """Rows to layouts: several encoded rows on one axis, a prefix that they all share computed only once."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tutelage.encode.types import Encoded, Layout, Segment
 
@@ -12,7 +14,7 @@ MIN_SHARED = 8  # a shorter common prefix (one control token and a role name) is
 
 def shared_prefix(rows: Sequence[Encoded]) -> int:
     """How many leading tokens all rows have in common, none of them trained, leaving each row a token of its own."""
-    if len(rows) < 2:
+    if len(rows) < 2 or any(row.parts for row in rows):
         return 0
     length = min(len(row.ids) for row in rows) - 1
     first = rows[0].ids[:length]
@@ -38,26 +40,36 @@ def make_layout(rows: Sequence[Encoded], *, share_prefix: bool, device: str = "c
         segments.append(Segment(0, prefix))
         start = prefix
     for row in rows:
-        length = len(row.ids) - prefix
         ids.append(row.ids[prefix:])
-        positions.append(np.arange(prefix, prefix + length))
-        segments.append(Segment(start, start + length, 0 if prefix else None))
-        targets = np.flatnonzero(row.weights)
-        targets = targets[targets > 0]  # the first token of a row has nothing before it to be predicted from
-        at = targets - 1
+        at, wanted, weight = scored(row)
         sources.append(np.where(at < prefix, at, at - prefix + start))
-        labels.append(row.ids[targets])
-        weights.append(row.weights[targets])
-        start += length
+        labels.append(wanted)
+        weights.append(weight)
+        for length in row.parts or (len(row.ids) - prefix,):
+            positions.append(np.arange(prefix, prefix + length))
+            segments.append(Segment(start, start + length, 0 if prefix else None))
+            start += length
     return Layout(
         ids=_tensor(ids, np.int64, device),
         positions=_tensor(positions, np.int64, device),
         segments=tuple(segments),
         sources=_tensor(sources, np.int64, device),
-        labels=_tensor(labels, np.int64, device),
+        labels=_tensor(labels, np.int64 if labels[0].dtype.kind == "i" else np.float32, device),
         weights=_tensor(weights, np.float32, device),
         tokens=sum(len(row.ids) for row in rows),
+        types=None
+        if rows[0].types is None
+        else _tensor([row.types for row in rows if row.types is not None], np.int64, device),
     )
+
+
+def scored(row: Encoded) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """(positions, labels, weights) of what a row trains: its targets, or its weighted tokens, each from the one before."""
+    if row.targets is not None:
+        return row.targets.sources, row.targets.labels, row.targets.weights
+    targets = np.flatnonzero(row.weights)
+    targets = targets[targets > 0]  # the first token of a row has nothing before it to be predicted from
+    return targets - 1, row.ids[targets], row.weights[targets]
 
 
 def _tensor(parts: list[np.ndarray], dtype: type, device: str) -> torch.Tensor:

@@ -90,3 +90,9 @@ def attend(
 def register() -> None:
     """Make `attend` known to transformers under `NAME`; doing it again changes nothing."""
     AttentionInterface.register(NAME, attend)
+
+
+def switch_off(model: Any) -> None:
+    """Give the model back the attention that transformers has for it, which knows padding."""
+    if model.config._attn_implementation == NAME:
+        model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")

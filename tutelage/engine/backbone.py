@@ -34,8 +34,11 @@ class Backbone:
     packs: bool
     plain_logits: bool
     notes: tuple[str, ...] = ()
+    shares: bool = True  # whether rows may share a prefix; bidirectional models see what follows it
+    first_position: int = 0  # RoBERTa counts from its padding index
     stack: Stack | None = None  # the body as hand-written layers, where the model is of a kind they know
     keep: Keep = Keep.ALL  # what layers save for the backward; execution only
+    attention: str = "sdpa"  # transformers' own, that the model came with: for generation, and for padded batches
 
     def keeping(self, keep: Keep) -> "Backbone":
         """The same with layers that save `keep` for the backward; a model's own layers save all or only their input."""
@@ -67,12 +70,14 @@ class Backbone:
         return self._run(self.model, layout, fast).logits[0]  # type: ignore[no-any-return]
 
     def _run(self, module: Any, layout: Layout, fast: bool) -> Any:
+        types = {} if layout.types is None else {"token_type_ids": layout.types[None]}
         if not self.packs:
             if len(layout.segments) != 1:
                 raise RuntimeError("this model cannot keep packed rows apart: give it one row per layout")
-            return module(input_ids=layout.ids[None], use_cache=False)
+            return module(input_ids=layout.ids[None], use_cache=False, **types)
         plan = Plan(layout.segments, fast)
-        return module(input_ids=layout.ids[None], position_ids=layout.positions[None], use_cache=False, plan=plan)
+        positions = layout.positions[None] + self.first_position
+        return module(input_ids=layout.ids[None], position_ids=positions, use_cache=False, plan=plan, **types)
 
 
 def make_backbone(model: Any) -> Backbone:
@@ -94,7 +99,7 @@ def make_backbone(model: Any) -> Backbone:
     if not packs:
         model.set_attn_implementation(original)
         notes.append(f"{config.model_type} cannot keep packed rows apart: one row per micro-batch")
-    backbone = Backbone(model, model.base_model, head, scale, softcap, packs, plain, tuple(notes))
+    backbone = Backbone(model, model.base_model, head, scale, softcap, packs, plain, tuple(notes), attention=original)
     return _with_stack(backbone) if packs else backbone
 
 
@@ -124,7 +129,7 @@ def _with_stack(backbone: Backbone) -> Backbone:
     with torch.no_grad():
         ours = stack.run(layout, Keep.INPUT, None)
         theirs = backbone.hidden(layout, fast=False)
-    if ours is None or not _close(ours, theirs):
+    if ours is None or not close(ours, theirs):
         note = f"the layers of this {backbone.model.config.model_type} are not as expected: its own forward is used"
         return replace(backbone, notes=(*backbone.notes, note))
     return replace(backbone, stack=stack)
@@ -147,7 +152,8 @@ def _probe_ids(model: Any, count: int) -> Tensor:
     return torch.arange(count, device=device) * 7919 % vocabulary  # a prime step spreads over the vocabulary
 
 
-def _close(ours: Tensor, theirs: Tensor) -> bool:
+def close(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether two results differ by no more than rounding in their dtype explains."""
     error = (ours.double() - theirs.double()).abs().max() / theirs.double().abs().max().clamp_min(1e-12)
     return bool(error <= TOLERANCE.get(theirs.dtype, 2e-4))
 
@@ -156,7 +162,7 @@ def _head_agrees(backbone: Backbone) -> bool:
     ids = _probe_ids(backbone.model, PROBE_TOKENS)[None]
     theirs = backbone.model(input_ids=ids, use_cache=False).logits[0]
     hidden = backbone.body(input_ids=ids, use_cache=False).last_hidden_state[0]
-    return _close(backbone.head_rule().logits(hidden), theirs)
+    return close(backbone.head_rule().logits(hidden), theirs)
 
 
 def _packs(model: Any) -> bool:
@@ -181,4 +187,4 @@ def _packs(model: Any) -> bool:
         ).last_hidden_state[0]
     except (TypeError, RuntimeError, ValueError):  # an architecture that passes no plan to its attention
         return False
-    return _close(packed[n : 2 * n], alone[0][n:]) and _close(packed[2 * n :], alone[1][n:])
+    return close(packed[n : 2 * n], alone[0][n:]) and close(packed[2 * n :], alone[1][n:])

@@ -54,6 +54,11 @@ class LoraLinear(nn.Module):
             return _LoraProduct.apply(x, self.a, self.b, self.base, self.scale)  # type: ignore[no-untyped-call,no-any-return]
         return self.reference(x)
 
+    @property
+    def weight(self) -> Tensor:
+        """The frozen [out, in] weight, for models that look at a layer's dtype (T5)."""
+        return self.base.dense()
+
     def reference(self, x: Tensor) -> Tensor:
         """The plain composition, differentiated by torch; also the path with dropout on x."""
         dropped = nn.functional.dropout(x, self.dropout, self.training)

@@ -150,3 +150,20 @@ def linear_cross_entropy(hidden: Tensor, head: Head, labels: Tensor, weights: Te
     correct = [0]
     total = _ChunkedLoss.apply(hidden, head.weight, head.bias, head, labels, weights, correct)  # type: ignore[no-untyped-call]
     return LossSum(total, float(total.detach()), correct[0])
+
+
+@torch.no_grad()
+def token_losses(hidden: Tensor, head: Head, labels: Tensor) -> Tensor:
+    """[M] float64: -log p(label) of each target in nats, chunk by chunk; hidden [M, H], labels [M]. No gradient."""
+    chunk = max(1, CHUNK_VALUES // head.weight.shape[0])
+    parts = [
+        losses_from_logits(head.logits(hidden[start : start + chunk]), labels[start : start + chunk])
+        for start in range(0, len(labels), chunk)
+    ]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+
+
+def losses_from_logits(logits: Tensor, labels: Tensor) -> Tensor:
+    """[M] float64: -log p(label) of each target from logits [M, V]."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return nn.functional.cross_entropy(logits, labels, reduction="none").double()

@@ -1,11 +1,11 @@
 """What the parity gate replays: the run's held-out rows, or built-in prompts, and texts that are hard to tokenise."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tutelage.data.prepare import prepare
-from tutelage.data.types import At, Conversation, Message
+from tutelage.data.types import At, Conversation, Message, Row
 from tutelage.encode.template import Template
 from tutelage.encode.types import Encoded
 from tutelage.errors import TutelageError
@@ -49,11 +49,11 @@ def held_out(
     recipe, why = _recipe(run)
     if data is not None:
         given = prepare(DataSpec.model_validate({"train": data}), seed=0).train
-        return list(chat.encode(template, recipe.task if recipe else ChatSpec(kind="chat"), given))[:count], True
+        return _encoded(template, recipe, given)[:count], True
     if recipe is not None:
         try:
             prepared = prepare(recipe.data, seed=recipe.seed)
-            rows = chat.encode(template, recipe.task, (*prepared.validation, *prepared.test))
+            rows = _encoded(template, recipe, (*prepared.validation, *prepared.test))
             kept = [row for row in rows if len(row.ids) <= recipe.max_tokens and any(row.weights)]
             if kept:
                 return kept[:count], True
@@ -66,6 +66,13 @@ def held_out(
         for number, (question, answer) in enumerate(BUILT_IN, 1)
     ]
     return template.encode(conversations)[:count], False
+
+
+def _encoded(template: Template, recipe: Recipe | None, rows: Sequence[Row]) -> list[Encoded]:
+    """The conversations among the rows, as the run's task encodes them."""
+    task = recipe.task if recipe is not None and isinstance(recipe.task, ChatSpec) else ChatSpec()
+    asked = [chat.with_system(row, task.system) for row in chat.conversations(rows)]
+    return template.encode(asked, task.train_on)
 
 
 def _recipe(run: Path | None) -> tuple[Recipe | None, str]:

@@ -19,7 +19,7 @@ INERT = {
     "peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "use_rslora", "bias",
     "fan_in_fan_out", "inference_mode", "init_lora_weights", "target_modules", "exclude_modules", "layers_to_transform",
     "layers_pattern", "revision", "auto_mapping", "peft_version", "loftq_config", "eva_config", "corda_config",
-    "megatron_config", "megatron_core", "runtime_config", "ensure_weight_tying", "qalora_group_size",
+    "megatron_config", "megatron_core", "modules_to_save", "runtime_config", "ensure_weight_tying", "qalora_group_size",
 }  # fmt: skip
 # Others (PiSSA, OLoRA, CorDA, LoftQ) take their part out of the base weights, which a plain base does not lack.
 OWN_INITIALISATIONS = (True, False, None, "gaussian", "orthogonal")
@@ -45,8 +45,13 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         used.append("bias")
     if used:
         raise ModelError(f"this adapter uses {', '.join(used)}, which is not supported", where=str(folder / CONFIG))
+    heads = tuple(f"{PREFIX}{name}." for name in config.get("modules_to_save") or ())
+    inner = tuple(f".{name}." for name in config.get("modules_to_save") or ())
     strange = [
-        key for key in tensors if not (key.startswith(PREFIX) and key.endswith((".lora_A.weight", ".lora_B.weight")))
+        key
+        for key in tensors
+        if not (key.startswith(PREFIX) and key.endswith((".lora_A.weight", ".lora_B.weight")))
+        and not (key.startswith(heads) or any(name in key for name in inner))
     ]
     if strange:
         raise ModelError(

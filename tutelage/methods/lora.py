@@ -15,6 +15,7 @@ from tutelage.engine.linear import base_linear
 from tutelage.engine.lora_linear import LoraLinear
 from tutelage.errors import ModelError, Problem, RecipeError
 from tutelage.methods.adapter_file import CONFIG, PREFIX, WEIGHTS, read_adapter
+from tutelage.methods.fresh import fresh_modules, is_inside, task_type
 from tutelage.methods.types import METHODS, Trainable, trainable_of
 from tutelage.recipe import LoraSpec
 from tutelage.registry import suggestion
@@ -27,6 +28,7 @@ class Lora:
         """Wrap the target layers; A is drawn as PEFT draws it (Kaiming uniform, a = √5), B is zero."""
         if spec.adapter is not None:
             attach(model, Path(spec.adapter), expected=spec, trains=True)
+            train_heads(model)
             return trainable_of(model)
         model.requires_grad_(False)
         generator = torch.Generator().manual_seed(seed)
@@ -36,6 +38,7 @@ class Lora:
             bound = 1 / math.sqrt(layer.base.in_features)  # what kaiming_uniform_(a=√5) comes to
             drawn = torch.rand(layer.a.shape, generator=generator) * (2 * bound) - bound
             layer.a.data.copy_(drawn)
+        train_heads(model)
         return trainable_of(model)
 
     def save(self, model: Any, spec: LoraSpec, folder: Path, *, base: str) -> None:
@@ -45,19 +48,32 @@ class Lora:
         for name, layer in layers.items():
             tensors[f"{PREFIX}{name}.lora_A.weight"] = layer.a.detach().cpu().contiguous()
             tensors[f"{PREFIX}{name}.lora_B.weight"] = layer.b.detach().cpu().contiguous()
+        heads = fresh_modules(model)
+        tensors |= {
+            f"{PREFIX}{name}": p.detach().cpu().contiguous()
+            for name, p in model.named_parameters()
+            if is_inside(name, heads)
+        }
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         first = next(iter(layers.values()))
         config = {
-            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": first.a.shape[0],
+            "peft_type": "LORA", "task_type": task_type(model), "base_model_name_or_path": base, "r": first.a.shape[0],
             "lora_alpha": spec.alpha, "lora_dropout": spec.dropout, "use_rslora": spec.rslora, "bias": "none",
             "fan_in_fan_out": any(layer.base.fan_in_fan_out for layer in layers.values()), "inference_mode": True,
-            "init_lora_weights": True, "target_modules": sorted(_suffixes(model, list(layers))), "modules_to_save": None,
+            "init_lora_weights": True, "target_modules": sorted(_suffixes(model, list(layers))),
+            "modules_to_save": list(heads) or None,
             "use_dora": False, "rank_pattern": {}, "alpha_pattern": {}, "revision": None,
         }  # fmt: skip
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 METHODS.add("lora")(Lora())
+
+
+def train_heads(model: Any) -> None:
+    """Let a task's own head train whole."""
+    for name in fresh_modules(model):
+        model.get_submodule(name).requires_grad_(True)
 
 
 def scaling(rank: int, alpha: float, rslora: bool) -> float:
@@ -67,9 +83,11 @@ def scaling(rank: int, alpha: float, rslora: bool) -> float:
 
 def target_names(model: Any, wanted: str | list[str]) -> list[str]:
     """Names of the layers to wrap: "all-linear" is every Linear and Conv1D but the output head; else names or suffixes."""
-    head = model.get_output_embeddings()
+    head, heads = model.get_output_embeddings(), fresh_modules(model)
     linear = [
-        name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head and not is_inside(name, heads)
     ]
     experts = [name for name, p in model.named_parameters() if p.dim() == 3 and "expert" in name]
     if experts and wanted == "all-linear":
@@ -117,7 +135,9 @@ def attach(model: Any, adapter: Path, *, expected: LoraSpec | None = None, train
             f"the adapter has rank {rank}, alpha {alpha:g}, rslora {rslora}", where="method.adapter",
             why="the recipe says otherwise", fix=f"method: {{kind: lora, rank: {rank}, alpha: {alpha:g}{says_so}, ...}}",
         )  # fmt: skip
-    names = sorted({key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in tensors})
+    heads = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items() if ".lora_" not in key}
+    names = sorted({key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in tensors if ".lora_" in key})
+    _load_heads(model, adapter, heads)
     _check_fit(model, adapter, config, names, tensors, rank)
     if expected is not None and isinstance(expected.target_modules, list):
         wanted = set(target_names(model, expected.target_modules))
@@ -134,6 +154,18 @@ def attach(model: Any, adapter: Path, *, expected: LoraSpec | None = None, train
         for letter, parameter in (("A", layer.a), ("B", layer.b)):
             parameter.data.copy_(tensors[f"{PREFIX}{name}.lora_{letter}.weight"].float())
             parameter.requires_grad_(trains)
+
+
+def _load_heads(model: Any, adapter: Path, heads: dict[str, Tensor]) -> None:
+    """Take over the adapter's heads; each must have its place and shape in `model`."""
+    own = {name: p for name, p in model.named_parameters() if is_inside(name, fresh_modules(model))}
+    for name, tensor in heads.items():
+        if name not in own or own[name].shape != tensor.shape:
+            raise ModelError(
+                f"the adapter has a head `{name}` that this model lacks, or of another shape", where=str(adapter / WEIGHTS),
+                why="it was trained for another task", fix="use it for the task it was trained for",
+            )  # fmt: skip
+        own[name].data.copy_(tensor)
 
 
 def _check_fit(

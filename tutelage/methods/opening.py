@@ -45,10 +45,15 @@ class Located:
         return replace(self, adapter=None, tokenizer=self.model, name=f"{self.name} (base)")
 
 
-def open_model(name: str, *, base: bool = False, say: Callable[[str], None] = lambda text: None) -> Opened:
-    """The model of a run folder (with `base` the one it started from), of an adapter or model folder, or of a name."""
-    precision, _ = choose_precision("auto", device_name())
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+def open_model(
+    name: str, *, base: bool = False, precision: str = "auto", say: Callable[[str], None] = lambda text: None
+) -> Opened:
+    """The model of a run folder (with `base` the one it started from), of an adapter or model folder, or of a name.
+
+    `precision` "auto" measures the machine, so that a busy one may choose otherwise the next time.
+    """
+    chosen, _ = choose_precision(precision, device_name())
+    dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
     return load_located(locate(name, base=base, say=say), dtype)
 
 

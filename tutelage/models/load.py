@@ -4,15 +4,44 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+)
 from transformers.utils import logging
 
 from tutelage.errors import ModelError, is_out_of_memory
 from tutelage.models.safety import check_folder, read_object
 from tutelage.models.shallow import shallow_config
+from tutelage.models.types import Family, HeadWanted
+
+# The class of each head, and the architectures that have it.
+HEADS = {
+    "causal": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+    "masked": (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES),
+    "seq2seq": (AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+    "classify": (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
+    "tag": (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES),
+    "extract": (AutoModelForQuestionAnswering, MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES),
+}
 
 
 @contextmanager
@@ -71,7 +100,6 @@ def load_model(path: Path, *, dtype: torch.dtype, shallow: bool = False) -> PreT
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=False,
-                attn_implementation=attention_of(read_object(path / "config.json")),
                 output_loading_info=True,
             )
     except Exception as error:  # whatever a loader raises on a damaged folder
@@ -89,22 +117,87 @@ def load_model(path: Path, *, dtype: torch.dtype, shallow: bool = False) -> PreT
     return model.eval()
 
 
-def attention_of(config: dict[str, object]) -> str:
-    """The attention to load a model with: torch's fused one, but for models that cap their scores, which it cannot."""
-    return "eager" if config.get("attn_logit_softcapping") else "sdpa"
+def family_of(config: dict[str, Any]) -> Family:
+    """What kind of transformer a model with this config.json is."""
+    kind = str(config.get("model_type"))
+    if config.get("is_encoder_decoder") or kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        return "encoder-decoder"
+    return "encoder" if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder") else "decoder"
 
 
-def _refuse_other_kinds(path: Path) -> None:
+def load_with_head(path: Path, wanted: HeadWanted, *, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of a folder with the head that a task needs, in eval mode.
+
+    A head that the files do not hold is drawn as transformers draws it, from torch's generator; everything else must be
+    there. Label names go into the config.
+    """
+    check_folder(path)
+    _refuse_quantised(path)
+    loader, known = HEADS[wanted.kind]
+    config_json = read_object(path / "config.json")
+    kind = str(config_json.get("model_type"))
+    if kind not in known:
+        raise ModelError(
+            f"a {kind} model cannot be trained for the task {wanted.kind}", where=f"{path / 'config.json'}: model_type",
+            why="transformers has no such head for it", fix=f"choose a {_suited(wanted.kind)} model, or another task",
+        )  # fmt: skip
+    labels = wanted.labels or ()
+    try:
+        with _quiet():
+            config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+            if labels:
+                config.id2label, config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
+                config.problem_type = wanted.problem
+            if wanted.kind == "extract":
+                config.num_labels = 2  # start and end, whatever the model was saved for
+            model, report = loader.from_pretrained(
+                str(path), config=config, dtype=dtype, local_files_only=True, use_safetensors=True,
+                trust_remote_code=False, attn_implementation="sdpa", output_loading_info=True,
+                ignore_mismatched_sizes=wanted.kind in ("classify", "tag", "extract"),
+            )  # fmt: skip
+    except Exception as error:  # whatever a loader raises on a damaged folder
+        raise ModelError("the model cannot be loaded", where=str(path), why=_short(error)) from error
+    _check_body(model, report, path, fresh_head=wanted.kind in ("classify", "tag", "extract"))
+    return model.eval()
+
+
+def _suited(kind: str) -> str:
+    return {"seq2seq": "T5, BART or Marian", "causal": "chat", "masked": "BERT or RoBERTa"}.get(kind, "BERT or Llama")
+
+
+def _check_body(model: PreTrainedModel, report: dict[str, Any], path: Path, *, fresh_head: bool) -> None:
+    """Refuse a model of which anything but its new head (and BERT's pooler) was not in the files."""
+    prefix = f"{model.base_model_prefix}."
+    absent = sorted(
+        str(name)
+        for key in ("missing_keys", "mismatched_keys")
+        for item in report.get(key, ())
+        for name in [item[0] if isinstance(item, tuple) else item]
+    )
+    if fresh_head:
+        absent = [name for name in absent if name.startswith(prefix) and ".pooler." not in name]
+    if absent:
+        raise ModelError(
+            f"{len(absent)} weights of this model are missing or have another shape than config.json says",
+            where=str(path), why=", ".join(absent[:5])[:400], fix="fetch the model again",
+        )  # fmt: skip
+
+
+def _refuse_quantised(path: Path) -> None:
     if not (path / "config.json").is_file():
         raise ModelError(
             "this is an adapter, not a model", where=str(path), fix="name its base model, and it as adapter"
         )
-    config = read_object(path / "config.json")
-    if config.get("quantization_config"):
+    if read_object(path / "config.json").get("quantization_config"):
         raise ModelError(
             "this model is stored quantised", where=f"{path / 'config.json'}: quantization_config",
             fix="name the unquantised model",
         )  # fmt: skip
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    _refuse_quantised(path)
+    config = read_object(path / "config.json")
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.get("model_type"))
     said = config.get("architectures") or [known]
     causal = {known} if isinstance(known, str) else set(known or ())

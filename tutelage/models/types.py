@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+Family = Literal["decoder", "encoder", "encoder-decoder"]
+HeadKind = Literal["causal", "masked", "seq2seq", "classify", "tag", "extract"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +43,12 @@ class ModelInfo:
     tied_embeddings: bool
     has_chat_template: bool
     licence: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeadWanted:
+    """The head a task needs on a model's body. `labels` are its outputs' names, kept in the saved config."""
+
+    kind: HeadKind
+    labels: tuple[str, ...] = ()
+    problem: str | None = None  # transformers' problem_type

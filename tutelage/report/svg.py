@@ -148,6 +148,43 @@ def bar(shares: Iterable[tuple[float, str]], height: int = 10) -> Markup:
     ).format(h=height, body=Markup("").join(parts))
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A value with its interval; `look` is a class of page.css."""
+
+    value: float
+    low: float
+    high: float
+    look: str
+
+
+def spans(
+    items: Sequence[Span], *, least: float | None = None, most: float | None = None, zero: bool = False
+) -> Markup:
+    """Intervals one below the other on one scale, the values marked; `zero` draws where nothing changes."""
+    if not items:
+        return Markup("")
+    low = min(item.low for item in items) if least is None else least
+    high = max(item.high for item in items) if most is None else most
+    pad = (high - low) * 0.04 or 1.0
+    low, high = (low - pad if least is None else low), (high + pad if most is None else high)
+
+    def at(value: float) -> float:
+        return 100 * (value - low) / ((high - low) or 1.0)
+
+    parts = []
+    if zero:
+        parts.append(Markup('<path class="axis" d="M{0} 0V{1}"/>').format(_pixel(at(0.0)), 10 * len(items)))
+    for index, item in enumerate(items):
+        left, right, middle = at(item.low), at(item.high), at(item.value)
+        rect = Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}"/>')
+        parts.append(rect.format(f"span {item.look}", _pixel(left), 10 * index + 3, _pixel(max(right - left, 0.4)), 4))
+        parts.append(rect.format(f"value {item.look}", _pixel(middle - 0.5), 10 * index + 1, 1, 8))
+    return Markup(
+        '<svg class="spans" viewBox="0 0 100 {h}" preserveAspectRatio="none" aria-hidden="true">{body}</svg>'
+    ).format(h=10 * len(items), body=Markup("").join(parts))
+
+
 def _pixel(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from tutelage.generate.batch import Allow, Job, Output
 from tutelage.generate.sampling import Sampling
+from tutelage.generate.streams import Allow, Job, Output
 from tutelage.generate.text import Decoder, StopTexts
 from tutelage.serve.engine import Stream
 from tutelage.serve.limits import Limits

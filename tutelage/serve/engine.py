@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from tutelage.generate.batch import Batch, Job, Output
 from tutelage.generate.runner import Runner
+from tutelage.generate.streams import Batch, Job, Output
 from tutelage.serve.limits import Limits
 from tutelage.serve.problems import ApiError, busy
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import MissingInputError, need
-from tutelage.generate.batch import Allow
+from tutelage.generate.streams import Allow
 from tutelage.serve.problems import ApiError
 from tutelage.serve.schema import ResponseFormat
 from tutelage.serve.served import Served

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from tutelage.generate.batch import Output
+from tutelage.generate.streams import Output
 from tutelage.serve.answers import Piece, Usage
 from tutelage.serve.served import Served
 

@@ -1,5 +1,6 @@
 """The micro-batch budget that fits into memory. What a token keeps is counted on this model, not guessed."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -56,16 +57,26 @@ def need_of(state: TrainState) -> Need:
 
 
 def _per_token(state: TrainState) -> float:
-    small, large = (_kept(state, tokens) for tokens in PROBES)
-    return (large[0] - small[0] + TRANSIENT * (large[1] - small[1])) / (PROBES[1] - PROBES[0])
+    layouts = [_layout(state, tokens) for tokens in PROBES]
+    small, large = (_kept(state, layout) for layout in layouts)
+    tokens = len(layouts[1].ids) - len(layouts[0].ids)
+    return (large[0] - small[0] + TRANSIENT * (large[1] - small[1])) / max(tokens, 1)
 
 
-def _kept(state: TrainState, tokens: int) -> tuple[int, int]:
-    """Bytes that a forward pass over `tokens` tokens keeps, all of them trained; and of its largest tensor."""
+def _layout(state: TrainState, tokens: int) -> Any:
+    """A micro-batch of `tokens` tokens, all of them trained; of tasks with targets, as many copies of a row as that takes."""
     row = state.train_rows[0]
+    if row.targets is not None or row.source is not None:
+        copies = [row] * math.ceil(tokens / len(row.ids) + (tokens == PROBES[1]))
+        plan = replace(state.plan, tokens=1 << 30, share_prefix=False)
+        return state.layouts_of(copies if plan.packed or row.source is not None else [row], plan)[0]
     ids = np.resize(row.ids, tokens)
     made = Encoded(ids, np.ones(tokens, np.float32), np.zeros(tokens, np.uint8), row.at)
-    layout = make_layout([made], share_prefix=False, device=state.plan.device)
+    return make_layout([made], share_prefix=False, device=state.plan.device)
+
+
+def _kept(state: TrainState, layout: Any) -> tuple[int, int]:
+    """Bytes that a forward pass over `layout` keeps; and of its largest tensor."""
     with torch.enable_grad(), saved_bytes(state.backbone.model) as kept:
         state.loss_of(state.backbone, layout)
     return kept.bytes, kept.largest

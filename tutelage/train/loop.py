@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from tutelage.encode.batches import Batches, micro_batches
-from tutelage.encode.layout import make_layout, shared_prefix
+from tutelage.encode.batches import Batches
 from tutelage.encode.types import Encoded, Layout
 from tutelage.engine.backbone import Backbone
 from tutelage.engine.decoder import Keep
@@ -23,6 +22,7 @@ from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import CheckFailedError, OutOfMemoryError, OutputError, is_out_of_memory
 from tutelage.methods.types import Trainable
 from tutelage.recipe import OptimSpec, SaveSpec, ValidateSpec
+from tutelage.tasks.batching import packed
 from tutelage.train import checkpoint
 from tutelage.train.optim import Optimizer, learning_rate
 from tutelage.train.types import BudgetHalved, Event, Finished, Resumed, Saved, Step, Validated
@@ -31,7 +31,14 @@ SAVE_SECONDS = 300.0  # without save.every: what a kill may cost at most
 MIN_BUDGET = 16  # tokens; below this memory is not what is missing
 
 T = TypeVar("T")
-LossOf = Callable[[Backbone, Layout], LossSum]
+LossOf = Callable[[Any, Layout], LossSum]
+Vary = Callable[[Encoded, int, int, int], Encoded]  # row, seed, epoch, row number
+LayoutsOf = Callable[[Sequence[Encoded], ExecutionPlan], Sequence[Any]]
+
+
+def unchanged(row: Encoded, seed: int, epoch: int, number: int) -> Encoded:
+    """Rows are the same in every epoch; masked words are not."""
+    return row
 
 
 @dataclass
@@ -50,6 +57,9 @@ class TrainState:
     plan: ExecutionPlan
     seed: int
     store: Path
+    layouts_of: LayoutsOf = packed
+    vary: Vary = unchanged
+    row_weights: tuple[float, ...] = ()
     step: int = 0
     best_step: int | None = None
     best_loss: float = math.inf
@@ -64,7 +74,7 @@ class TrainState:
     @property
     def batches(self) -> Batches:
         """The order of rows."""
-        return Batches(len(self.train_rows), self.optim.batch_size, self.seed)
+        return Batches(len(self.train_rows), self.optim.batch_size, self.seed, self.row_weights)
 
     @property
     def total_steps(self) -> int:
@@ -139,20 +149,11 @@ def save_due(state: TrainState, last_save: float) -> bool:
     return time.monotonic() - last_save > SAVE_SECONDS
 
 
-def layouts(rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Layout]:
-    """The rows as micro-batches of at most the plan's budget; rows alone where the model cannot pack."""
-    if not plan.packed:
-        return [make_layout([row], share_prefix=False, device=plan.device) for row in rows]
-    prefix = shared_prefix(rows) if plan.share_prefix else 0
-    lengths = [len(row.ids) - prefix for row in rows]
-    groups = micro_batches(range(len(rows)), lengths, max(plan.tokens - prefix, 1))
-    return [make_layout([rows[i] for i in g], share_prefix=plan.share_prefix, device=plan.device) for g in groups]
-
-
 def one_step(state: TrainState) -> Iterator[Event]:
     """One optimiser step."""
     start = time.perf_counter()
-    rows = [state.train_rows[i] for i in state.batches.of_step(state.step)]
+    number = state.step // state.batches.per_epoch
+    rows = [state.vary(state.train_rows[i], state.seed, number, int(i)) for i in state.batches.of_step(state.step)]
     loss, targets, tokens = yield from fitting(state, rows, lambda packs: accumulate(state, packs))
     if not math.isfinite(loss):
         raise CheckFailedError(
@@ -170,13 +171,15 @@ def one_step(state: TrainState) -> Iterator[Event]:
     yield Step(state.step, epoch, loss, rate, norm, targets, tokens, tokens / seconds, seconds, state.total_steps)
 
 
-def fitting(state: TrainState, rows: Sequence[Encoded], work: Callable[[list[Layout]], T]) -> Generator[Event, None, T]:
+def fitting(
+    state: TrainState, rows: Sequence[Encoded], work: Callable[[Sequence[Any]], T]
+) -> Generator[Event, None, T]:
     """What `work` returns for the rows as micro-batches. Out of memory: the budget is halved, and all of it done again.
 
     Where each row stands alone already, layers keep less for the backward.
     """
     while True:
-        packs = layouts(rows, state.plan)
+        packs = state.layouts_of(rows, state.plan)
         try:
             return work(packs)
         except (MemoryError, RuntimeError) as error:
@@ -198,7 +201,7 @@ def fitting(state: TrainState, rows: Sequence[Encoded], work: Callable[[list[Lay
         yield BudgetHalved(state.step + 1, state.plan.tokens, state.plan.keep)
 
 
-def accumulate(state: TrainState, packs: Sequence[Layout]) -> tuple[float, int, int]:
+def accumulate(state: TrainState, packs: Sequence[Any]) -> tuple[float, int, int]:
     """Gradients of (weighted sum of losses) / (total weight of the step); that loss, its targets, and the rows' tokens."""
     weight = math.fsum(float(pack.weights.double().sum()) for pack in packs)
     value = 0.0
@@ -207,7 +210,12 @@ def accumulate(state: TrainState, packs: Sequence[Layout]) -> tuple[float, int, 
         result = state.loss_of(state.backbone, pack)
         (result.total / weight).backward()  # type: ignore[no-untyped-call]
         value += result.value
-    return value / weight, sum(len(pack.labels) for pack in packs), sum(pack.tokens for pack in packs)
+    return value / weight, sum(scored_targets(pack) for pack in packs), sum(pack.tokens for pack in packs)
+
+
+def scored_targets(pack: Any) -> int:
+    """How many of a micro-batch's targets have a weight."""
+    return int((pack.weights != 0).sum())
 
 
 def draw_seed(seed: int, step: int, micro_batch: int) -> int:
@@ -230,13 +238,13 @@ def validate(state: TrainState) -> Generator[Event, None, Validated]:
     return Validated(state.step, loss, math.exp(min(loss, 700)), correct / targets, targets, len(rows), best, seconds)
 
 
-def score(state: TrainState, packs: Sequence[Layout]) -> tuple[float, float, int, int]:
+def score(state: TrainState, packs: Sequence[Any]) -> tuple[float, float, int, int]:
     """Sums over the targets of `packs`: weighted loss, weight, right first choices, targets."""
     with torch.no_grad():
         results = [state.loss_of(state.backbone, pack) for pack in packs]
     return (
         math.fsum(result.value for result in results), math.fsum(float(pack.weights.double().sum()) for pack in packs),
-        sum(result.correct for result in results), sum(len(pack.labels) for pack in packs),
+        sum(result.correct for result in results), sum(scored_targets(pack) for pack in packs),
     )  # fmt: skip
 
 

@@ -11,7 +11,9 @@ from tutelage.errors import OutputError
 from tutelage.generate.answer import answer
 from tutelage.methods import METHODS
 from tutelage.recipe import Recipe
-from tutelage.runs import fsync_folder, read_json, write_json
+from tutelage.runs import TASK, fsync_folder, read_json, write_json
+from tutelage.tasks.chat import conversations
+from tutelage.taskspec import ChatSpec
 from tutelage.train import checkpoint
 from tutelage.train.loop import TrainState
 from tutelage.train.material import Material
@@ -22,7 +24,7 @@ def write_model(folder: Path, recipe: Recipe, material: Material, state: TrainSt
     """Write model/: the best checkpoint's model, or the last where nothing was validated; returns its step."""
     chosen = choose_weights(state, say)
     set_training(state.backbone.model, False)
-    state.backbone.model.set_attn_implementation("sdpa")
+    state.backbone.model.set_attn_implementation(state.backbone.attention)
     temporary, final = folder / ".model.tmp", folder / "model"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -30,9 +32,13 @@ def write_model(folder: Path, recipe: Recipe, material: Material, state: TrainSt
         METHODS.get(recipe.method.kind).save(
             state.backbone.model, recipe.method, temporary, base=base_name(recipe, material)
         )
-        tokenizer = material.template.tokenizer
-        tokenizer.chat_template = material.template.text
+        if material.task.head.kind == "seq2seq":  # an adapter folder has none otherwise
+            state.backbone.model.generation_config.save_pretrained(temporary)
+        tokenizer = material.task.tokenizer
+        if material.task.template is not None:
+            tokenizer.chat_template = material.task.template.text
         tokenizer.save_pretrained(temporary)
+        write_json(temporary / TASK, material.task.spec.model_dump(mode="json"))
         for path in temporary.iterdir():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
@@ -73,16 +79,16 @@ def base_name(recipe: Recipe, material: Material) -> str:
 
 def answer_samples(folder: Path, recipe: Recipe, material: Material, state: TrainState, when: str) -> None:
     """Answer the recipe's sample prompts greedily with the model as it is now, into samples.json."""
-    if not recipe.samples:
+    if not recipe.samples or not isinstance(recipe.task, ChatSpec):
         return
     path = folder / "samples.json"
     known = {sample["prompt"]: sample for sample in read_json(path)} if path.is_file() else {}
     implementation = state.backbone.model.config._attn_implementation
-    state.backbone.model.set_attn_implementation("sdpa")
+    state.backbone.model.set_attn_implementation(state.backbone.attention)
     set_training(state.backbone.model, False)
     references = {
         row.messages[0].content: row.messages[1].content
-        for row in material.prepared.validation
+        for row in conversations(material.prepared.validation)
         if len(row.messages) > 1
     }
     samples = []

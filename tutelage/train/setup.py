@@ -1,22 +1,24 @@
 """From a recipe and its material to a run in memory; and what makes two runs the same run."""
 
+import functools
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tutelage.engine.backbone import Backbone, make_backbone
+from tutelage.engine.backbone import Backbone
 from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.precision import ExecutionPlan, choose_precision, device_name
 from tutelage.errors import RecipeError
 from tutelage.methods import METHODS
 from tutelage.methods.adapter_file import WEIGHTS, read_adapter
-from tutelage.models.load import load_model
+from tutelage.models.load import load_model, load_with_head
 from tutelage.recipe import Recipe
-from tutelage.tasks import chat
+from tutelage.tasks.batching import varied
 from tutelage.train.loop import TrainState
 from tutelage.train.material import Material
 from tutelage.train.optim import Optimizer
@@ -56,19 +58,20 @@ def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: 
     """The run at step 0: model loaded, method prepared, optimiser made. Deterministic given recipe, data and plan."""
     torch.set_num_threads(plan.threads)
     torch.manual_seed(recipe.seed)
-    model = material.loaded or load_model(material.fetched.path, dtype=plan.dtype)
+    model = material.loaded or load_for(material, plan.dtype)
     model = model.to(
         device=plan.device, dtype=plan.dtype
     ).eval()  # dropout of the pre-trained model stays off: packing has none
-    backbone = make_backbone(model)
+    backbone = material.task.backbone(model)
     trainable = METHODS.get(recipe.method.kind).prepare(model, recipe.method, seed=recipe.seed)
     set_training(model)
     start_threads()
     state = TrainState(
         backbone=backbone, trainable=trainable, optimizer=Optimizer(trainable.parameters, recipe.optim),
-        loss_of=chat.loss, train_rows=material.train.rows, validation_rows=material.validation.rows,
+        loss_of=material.task.loss, layouts_of=material.task.layouts,
+        vary=functools.partial(varied, material.task), train_rows=material.train.rows, validation_rows=material.validation.rows,
         optim=recipe.optim, saving=recipe.save, validating=recipe.validate_,
-        plan=plan, seed=recipe.seed, store=store,
+        row_weights=material.row_weights, plan=_supported(plan, backbone), seed=recipe.seed, store=store,
     )  # fmt: skip
     state.adopt(_supported(plan, backbone))
     return state
@@ -79,6 +82,14 @@ def start_threads() -> None:
     torch.zeros(2**18).add_(1)
 
 
+def load_for(material: Material, dtype: torch.dtype) -> Any:
+    """The model with the head that the task needs."""
+    head = material.task.head
+    if head.kind == "causal":
+        return load_model(material.fetched.path, dtype=dtype)
+    return load_with_head(material.fetched.path, head, dtype=dtype)
+
+
 def set_training(model: Any, on: bool = True) -> None:
     """Switch the method's own dropout; the pre-trained model's layers stay in eval mode."""
     for module in model.modules():
@@ -87,8 +98,10 @@ def set_training(model: Any, on: bool = True) -> None:
 
 
 def _supported(plan: ExecutionPlan, backbone: Backbone) -> ExecutionPlan:
-    if backbone.packs:
+    if backbone.packs and backbone.shares:
         return plan
+    if backbone.packs:
+        return replace(plan, share_prefix=False)
     return ExecutionPlan(**{**plan.as_json(), "packed": False, "share_prefix": False})  # type: ignore[arg-type]
 
 
@@ -99,9 +112,15 @@ def identity(recipe: Recipe, material: Material) -> dict[str, Any]:
         values.pop(key)
     return {
         "recipe": values,
-        "data": {"content": material.prepared.fingerprint, "tokens": material.tokens},
+        "data": {"content": material.prepared.fingerprint, "tokens": material.tokens, **_mix(material)},
         "model": {"weights": material.fetched.sha256, **_adapter_identity(recipe)},
     }
+
+
+def _mix(material: Material) -> dict[str, str]:
+    """How often rows come, where that differs."""
+    weights = material.row_weights
+    return {"mix": hashlib.sha256(repr(weights).encode()).hexdigest()} if weights else {}
 
 
 def _adapter_identity(recipe: Recipe) -> dict[str, str]:

@@ -11,7 +11,8 @@ def models_list() -> dict[str, Any]:
         "models": [
             {
                 "name": entry.name, "parameters": entry.parameters, "context": entry.context, "licence": entry.licence,
-                "hub": entry.hub, "wheel": entry.wheel.requirement, "about": entry.about,
+                "hub": entry.hub, "wheel": entry.wheel.requirement if entry.wheel else None, "family": entry.family,
+                "about": entry.about,
             }
             for entry in CATALOG.values()
         ]

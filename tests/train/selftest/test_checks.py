@@ -13,8 +13,9 @@ from tutelage.encode.types import Encoded, Layout, Segment
 from tutelage.engine import attention, decoder, lora_linear, loss, packed, plan
 from tutelage.models.tiny import KINDS
 from tutelage.recipe import FullSpec, LoraSpec
+from tutelage.tasks.batching import packed as layouts
 from tutelage.train import optim
-from tutelage.train.loop import TrainState, layouts
+from tutelage.train.loop import TrainState
 from tutelage.train.selftest import checks, execution, subject
 from tutelage.train.selftest.checks import Outcome, examine
 from tutelage.train.selftest.subject import Subject, notes_of, tiny_subject
@@ -27,9 +28,10 @@ PACKING = {
     "packed micro-batches = one pack",
 }
 ALWAYS = {
-    "accumulation = one batch", "loss without logits = plain", "as trained = one batch", "resume = no interruption",
+    "accumulation = one batch", "loss without logits = plain", "recompute layers = keep all", "as trained = one batch",
+    "resume = no interruption",
 }  # fmt: skip
-LAYERS = {"our layers = the model's own", "recompute gated units = keep all", "recompute layers = keep all"}
+LAYERS = {"our layers = the model's own", "recompute gated units = keep all"}
 
 
 def outcomes(tested: Subject, spec: Any, folder: Path) -> dict[str, Outcome]:

@@ -7,7 +7,8 @@ from tutelage.data.formats import FORMATS, Format
 from tutelage.data.formats.format import RowDict
 from tutelage.data.formats.refused import REFUSALS
 from tutelage.data.jsonvalue import shown
-from tutelage.data.types import At
+from tutelage.data.rows import Labelled, Pair, Plain, Preference, Question, Tagged
+from tutelage.data.types import At, Conversation
 from tutelage.errors import DataError, Problem
 
 # Keys that hold content in one format or another: one that the detected format does not read would silently be lost.
@@ -39,6 +40,30 @@ def detect(rows: Sequence[tuple[At, RowDict]]) -> Format:
     if problems:
         raise DataError(problems)
     return found
+
+
+# What rows of a kind are, and how they are trained on.
+KINDS: dict[type, tuple[str, str]] = {
+    Conversation: ("questions with answers to learn", "task: chat"),
+    Labelled: (
+        "texts with a label",
+        "task: classify (or write rows of `prompt` and `response`, with the label in words)",
+    ),
+    Preference: ("pairs of a chosen and a rejected text", "task: {kind: classify, num_labels: 1}"),
+    Tagged: ("tokens with tags (CoNLL, named entities)", "task: tag"),
+    Question: ("SQuAD rows, whose answers are spans of a context", "task: extract"),
+    Pair: ("pairs of a source and a target text", "task: seq2seq"),
+    Plain: ("plain texts without an answer", "task: text"),
+}
+
+
+def check_accepted(found: Format, accepts: tuple[type, ...], at: At) -> None:
+    """Refuse rows of a kind that the task does not read, and name the task that does."""
+    if found.kind in accepts:
+        return
+    what, task = KINDS[found.kind]
+    wanted = " or ".join(KINDS[kind][0] for kind in accepts)
+    raise DataError(f"these are {what}", where=str(at), why=f"this task reads {wanted}", fix=task)
 
 
 def _ambiguous(at: At, names: list[str]) -> DataError:

@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tutelage.data.types import At, Conversation
+from tutelage.data.types import At, Conversation, Row
 from tutelage.errors import DataError
 
 RowDict = dict[str, object]
+
+# Keys of rows that have a prompt and an answer: beside them a text, a label or a score is metadata.
+ANSWERED = frozenset({"prompt", "completion", "response", "instruction", "output", "messages", "conversations"})
 
 
 class RowError(DataError):
@@ -23,6 +26,7 @@ class Format:
     name: str
     fields: frozenset[str]
     matches: Callable[[RowDict], bool]
-    parse: Callable[[RowDict, At], Conversation]
+    parse: Callable[[RowDict, At], Row]
     sample: RowDict
     bad: RowDict
+    kind: type = Conversation  # what `parse` returns

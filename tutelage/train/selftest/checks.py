@@ -67,9 +67,10 @@ def checks(state: TrainState) -> Iterator[Check]:
         yield Check("packed = unpacked", one, alone)
         yield Check("shared prefix = not shared", replace(one, share_prefix=True), one)
         yield Check("packed micro-batches = one pack", replace(alone, packs=2), one)
+    whole = replace(alone, packs=1, share_prefix=True) if packs else alone  # one graph: what it keeps can be counted
     if layers:
-        whole = replace(alone, packs=1, share_prefix=True)  # one graph, so that what it keeps can be counted
         yield Check("recompute gated units = keep all", replace(whole, keep=Keep.ATTENTION), whole)
+    if layers or state.backbone.model.supports_gradient_checkpointing:
         yield Check("recompute layers = keep all", replace(whole, keep=Keep.INPUT), whole)
     yield Check("as trained = one batch", most, None)
 

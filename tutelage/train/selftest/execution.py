@@ -15,7 +15,8 @@ from tutelage.engine.attention import NAME
 from tutelage.engine.decoder import Keep
 from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.memory import saved_bytes
-from tutelage.train.loop import TrainState, accumulate, layouts
+from tutelage.tasks.batching import packed
+from tutelage.train.loop import TrainState, accumulate
 
 PLAIN_ATTENTION = "eager"  # transformers' own, which knows windows and soft caps in every family
 
@@ -30,7 +31,7 @@ class Execution:
     packs: int = 0  # micro-batches at least; 0: each row alone
     share_prefix: bool = False
     layers: bool = False  # our own in place of the model's, where they are known
-    keep: Keep = Keep.ALL  # what these layers save; the rest is computed again in the backward pass
+    keep: Keep = Keep.ALL  # what layers save; the rest is computed again in the backward pass
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,15 @@ def compute(state: TrainState, rows: Sequence[Encoded], how: Execution) -> Compu
     plan = replace(state.plan, packed=how.packs > 0, share_prefix=how.share_prefix, tokens=tokens)
     backbone = replace(
         state.backbone, packs=how.attention, plain_logits=state.backbone.plain_logits or not how.chunked_loss,
-        stack=state.backbone.stack if how.layers else None, keep=how.keep,
-    )  # fmt: skip
-    packs = layouts(rows, plan)
+        stack=state.backbone.stack if how.layers else None,
+    ).keeping(how.keep)  # fmt: skip
+    packs = packed(rows, plan)
     if len(packs) < how.packs:
         raise RuntimeError(f"{len(packs)} micro-batches were made where {how.packs} are to be compared")
     state.optimizer.zero_grad()
     with switched(state.backbone.model, how), saved_bytes(state.backbone.model) as kept:
         loss, _, _ = accumulate(replace(state, backbone=backbone), packs)
+    backbone.keeping(Keep.ALL)
     return Computed(loss, taken(state), kept.bytes)
 
 

@@ -1,0 +1,162 @@
+"""Every task x method x kind of model through the same checks: it learns eight rows; micro-batches and packing change
+neither loss nor gradients; a run goes on bit for bit; what is saved, transformers and PEFT load to the same outputs."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+
+from tutelage.recipe import Recipe, make_recipe
+from tutelage.runs import read_json
+from tutelage.tasks import TASKS
+from tutelage.train import checkpoint
+from tutelage.train.loop import TrainState, accumulate, restore, training
+from tutelage.train.material import Material, gather
+from tutelage.train.outcome import write_model
+from tutelage.train.setup import build_state, choose_plan
+
+TASK: dict[str, Any] = {
+    "classify": {"kind": "classify"}, "several": {"kind": "classify", "multi_label": True},
+    "score": {"kind": "classify", "num_labels": 1}, "preference": {"kind": "classify", "num_labels": 1},
+    "verbalised": {"kind": "classify", "verbalised": True, "instruction": "{text}"}, "tag": {"kind": "tag"},
+    "extract": {"kind": "extract"}, "seq2seq": {"kind": "seq2seq", "max_target_tokens": 32}, "text": {"kind": "text"},
+}  # fmt: skip
+FITS = {
+    "classify": ("bert", "llama"), "several": ("bert", "llama"), "score": ("bert", "llama"), "preference": ("bert", "llama"),
+    "verbalised": ("llama",), "tag": ("bert", "llama"), "extract": ("bert",), "seq2seq": ("t5", "bart", "llama"),
+    "text": ("bert", "llama"),
+}  # fmt: skip
+METHODS = {"full": {"kind": "full"}, "lora": {"kind": "lora", "rank": 8, "alpha": 16}}
+CASES = [(task, kind, method) for task, kinds in FITS.items() for kind in kinds for method in METHODS]
+LOADERS = {
+    "causal": transformers.AutoModelForCausalLM, "masked": transformers.AutoModelForMaskedLM,
+    "seq2seq": transformers.AutoModelForSeq2SeqLM, "classify": transformers.AutoModelForSequenceClassification,
+    "tag": transformers.AutoModelForTokenClassification, "extract": transformers.AutoModelForQuestionAnswering,
+}  # fmt: skip
+every = pytest.mark.parametrize("task, kind, method", CASES, ids=["-".join(case) for case in CASES])
+
+Made = Callable[[str], Path]
+
+
+def recipe_for(task: str, kind: str, method: str, made: Made, rows_file: Made, **changes: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "model": str(made(kind)), "task": TASK[task], "data": {"train": str(rows_file(task))}, "method": METHODS[method],
+        "optim": {"steps": 40, "batch_size": 8, "learning_rate": 1e-2 if method == "lora" else 3e-3, "warmup": 0.1},
+        "max_tokens": 128, "precision": "fp32", "threads": 1,
+    }  # fmt: skip
+    return make_recipe(values | changes)
+
+
+def build(recipe: Recipe, folder: Path) -> tuple[Material, TrainState]:
+    material = gather(recipe, lambda text: None)
+    return material, build_state(recipe, material, choose_plan(recipe), folder / "checkpoints")
+
+
+def test_every_task_stands_here() -> None:
+    assert {spec["kind"] for spec in TASK.values()} == set(TASKS) - {"chat"}  # chat has suites of its own
+
+
+@every
+def test_it_learns_eight_rows(task: str, kind: str, method: str, made: Made, rows_file: Made, tmp_path: Path) -> None:
+    material, state = build(recipe_for(task, kind, method, made, rows_file), tmp_path)
+    losses = [event.loss for event in training(state) if event.event == "step"]
+    assert losses[-1] < 0.5 * losses[0], losses[::8]
+    if task in ("classify", "verbalised", "tag", "extract"):
+        predictions = material.task.predict(state.backbone, material.prepared.train, state.plan)
+        right = [p.output in p.texts if task == "extract" else p.output == p.reference for p in predictions]
+        assert len(predictions) == 8
+        assert sum(right) >= 6, predictions
+
+
+def gradients(state: TrainState, layouts: list[Any]) -> tuple[float, dict[str, torch.Tensor]]:
+    state.optimizer.zero_grad()
+    loss, _, _ = accumulate(state, layouts)
+    found = {name: m.grad.double().clone() for name, m in state.optimizer.masters.items() if m.grad is not None}
+    return loss, found
+
+
+@every
+def test_packing_and_accumulation_change_nothing(
+    task: str, kind: str, method: str, made: Made, rows_file: Made, tmp_path: Path
+) -> None:
+    _, state = build(recipe_for(task, kind, method, made, rows_file), tmp_path)
+    for _ in zip(range(2), training(state)):  # away from LoRA's zeros
+        pass
+    rows, plan = list(state.train_rows), state.plan
+    alone = [layout for row in rows for layout in state.layouts_of([row], plan)]
+    together = state.layouts_of(rows, plan)
+    budget = sum(len(row.ids) + (0 if row.source is None else len(row.source)) for row in rows) // 3
+    some = state.layouts_of(rows, replace(plan, tokens=budget, share_prefix=False))
+    assert len(alone) == 8
+    assert len(together) < len(some) <= 8
+    loss, expected = gradients(state, alone)
+    whole = torch.stack([g.norm() for g in expected.values()]).norm()
+    for layouts in (together, some):
+        other, found = gradients(state, layouts)
+        assert other == pytest.approx(loss, rel=2e-5)
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            error = (found[name] - gradient).norm() / torch.maximum(
+                gradient.norm(), 2e-4 * whole
+            )  # a key bias has none but noise
+            assert error < 2e-4, f"{name}: {float(error):.1e}"
+
+
+@every
+def test_a_run_goes_on_bit_for_bit(
+    task: str, kind: str, method: str, made: Made, rows_file: Made, tmp_path: Path
+) -> None:
+    optim = {"steps": 6, "batch_size": 3, "learning_rate": 1e-3}
+    recipe = recipe_for(task, kind, method, made, rows_file, optim=optim, save={"every": 2, "keep": 9})
+    _, whole = build(recipe, tmp_path / "whole")
+    expected = [(e.step, e.loss, e.gradient_norm) for e in training(whole) if e.event == "step"]
+    _, again = build(recipe, tmp_path / "again")
+    restore(again, checkpoint.load(whole.store / "step-00000004"))
+    assert [(e.step, e.loss, e.gradient_norm) for e in training(again) if e.event == "step"] == expected[4:]
+    assert all(torch.equal(m, again.optimizer.masters[n]) for n, m in whole.optimizer.masters.items())
+
+
+def run_alone(model: Any, material: Material) -> torch.Tensor:
+    """What a model that transformers or PEFT loaded says of the first row."""
+    row = material.train.rows[0]
+    ids = torch.from_numpy(row.ids.astype("int64"))[None, : row.parts[0] if row.parts else None]
+    given: dict[str, Any] = {"input_ids": ids}
+    if row.types is not None:
+        given["token_type_ids"] = torch.from_numpy(row.types.astype("int64"))[None, : ids.shape[1]]
+    if row.source is not None:
+        given = {"input_ids": torch.from_numpy(row.source.astype("int64"))[None], "decoder_input_ids": ids}
+    with torch.no_grad():
+        out = model.eval()(**given)
+    return torch.stack((out.start_logits, out.end_logits)) if "start_logits" in out else out.logits
+
+
+@every
+def test_transformers_and_peft_load_what_is_saved(
+    task: str, kind: str, method: str, made: Made, rows_file: Made, tmp_path: Path
+) -> None:
+    recipe = recipe_for(task, kind, method, made, rows_file, optim={"steps": 3, "batch_size": 8, "learning_rate": 5e-3})
+    material, state = build(recipe, tmp_path)
+    for _ in training(state):
+        pass
+    write_model(tmp_path, recipe, material, state, lambda text: None)
+    expected = run_alone(state.backbone.model, material)
+    folder, head = tmp_path / "model", material.task.head
+    loader, names = LOADERS[head.kind], dict(enumerate(head.labels))
+    labels = {"id2label": names, "label2id": {name: i for i, name in names.items()}} if names else {}
+    if method == "lora":
+        base = loader.from_pretrained(made(kind), dtype=torch.float32, **labels)
+        model = peft.PeftModel.from_pretrained(base, str(folder))
+    else:
+        model = loader.from_pretrained(folder, dtype=torch.float32)
+        if names:
+            assert model.config.id2label == names
+    torch.testing.assert_close(run_alone(model, material), expected, rtol=1e-4, atol=1e-5)
+    transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    assert read_json(folder / "task.json")["kind"] == TASK[task]["kind"]
+    if head.kind == "seq2seq":
+        assert read_json(folder / "generation_config.json")["max_new_tokens"] == 32

@@ -1,0 +1,60 @@
+"""Which unlabelled rows to label next: those of which the model is least sure, without taking the same text twice."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tutelage.errors import DataError
+from tutelage.metrics import Prediction
+
+
+@dataclass(frozen=True)
+class Uncertain:
+    """One row, with how unsure the model is of it: 0 is certain, 1 as unsure as can be (of a text: nats per token)."""
+
+    prediction: Prediction
+    uncertainty: float
+
+
+def label_next(predictions: Sequence[Prediction]) -> list[Uncertain]:
+    """The rows by falling uncertainty; a text that occurs again keeps its first row only."""
+    seen: set[str] = set()
+    found = []
+    for one in predictions:
+        key = " ".join(one.input.split()).lower()
+        if key not in seen:
+            seen.add(key)
+            found.append(Uncertain(one, uncertainty(one)))
+    return sorted(found, key=lambda item: (-item.uncertainty, item.prediction.at))
+
+
+def uncertainty(prediction: Prediction) -> float:
+    """Entropy of the label probabilities over that of no idea (Settles 2009, section 3.1), or the loss of the own answer.
+
+    Probabilities that do not sum to 1 are those of several labels: then the mean of the labels' own entropies.
+    """
+    p = list(prediction.scores.values())
+    if len(p) > 1 and abs(sum(p) - 1) < 1e-2:
+        return sum(map(_part, p)) / math.log(len(p))
+    if p:
+        return sum((_part(one) + _part(1 - one)) / math.log(2) for one in p) / len(p)
+    if prediction.likelihood is not None:
+        return prediction.likelihood.nats / max(1.0, prediction.likelihood.tokens)
+    raise DataError(
+        "nothing says how sure the model is of this row", where=str(prediction.at),
+        fix="use a task with probabilities (classify, tag), or predictions with the likelihood of the own answer",
+    )  # fmt: skip
+
+
+def as_rows(items: Sequence[Uncertain]) -> list[dict[str, Any]]:
+    """Lines for a file to label in: text, the model's guess, its uncertainty, and where the row stands."""
+    return [
+        {"text": item.prediction.input, "guess": item.prediction.output, "uncertainty": round(item.uncertainty, 4),
+         "file": item.prediction.at.source, "row": item.prediction.at.row}
+        for item in items
+    ]  # fmt: skip
+
+
+def _part(p: float) -> float:
+    return 0.0 if p <= 0 else -p * math.log(min(p, 1.0))

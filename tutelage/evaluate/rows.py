@@ -1,0 +1,140 @@
+"""The rows that are scored: those of a file, or a run's held-out ones, with their further columns for slices and documents."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tutelage.data.prepare import prepare
+from tutelage.data.rows import Labelled, Pair, Plain, Question, Tagged
+from tutelage.data.sources import files, read
+from tutelage.data.types import At, Conversation, Dropped, Row
+from tutelage.errors import DataError, Problem, UsageError
+from tutelage.metrics import Prediction
+from tutelage.metrics.types import Value
+from tutelage.recipe import DataSpec, Recipe, SourceSpec, read_recipe
+from tutelage.registry import suggestion
+from tutelage.runs import MANIFEST, find_run, read_json
+from tutelage.tasks import TASKS
+from tutelage.tasks.opening import read_task
+from tutelage.taskspec import TASKS as SPECS
+from tutelage.taskspec import ChatSpec, TaskSpec
+
+MOST_CHARACTERS = 100  # of a column's value: longer ones are texts, not classes
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is scored. `training` are the references of a run's training rows, for the majority baseline."""
+
+    name: str
+    rows: tuple[Row, ...]
+    dropped: tuple[Dropped, ...] = ()
+    columns: dict[At, dict[str, str]] | None = None
+    training: tuple[Value, ...] = ()
+    training_rows: tuple[Row, ...] = ()  # a model that is no run learns the label names of its task from them
+
+
+def recipe_of(model: str) -> Recipe | None:
+    """The recipe of a run folder, or None for what is no run."""
+    for folder in (Path(model), Path("runs") / model):
+        if (folder / MANIFEST).is_file() and (folder / "recipe.yaml").is_file():
+            return read_recipe(folder / "recipe.yaml")
+    return None
+
+
+def spec_of(task: str | None, recipe: Recipe | None, model: str) -> TaskSpec:
+    """The task that is evaluated: the one named, else the run's or the tuned model's, else chat."""
+    known = recipe.task if recipe else read_task(Path(model))
+    if task is None or (known is not None and known.kind == task):
+        return known or ChatSpec()
+    if task not in SPECS:
+        raise UsageError(f"unknown task `{task}`", where="task", fix=suggestion(task, SPECS))
+    spec: Any = SPECS[task]()
+    return spec  # type: ignore[no-any-return]
+
+
+def precision_of(model: str) -> str:
+    """The precision that a run was trained and validated in: its scores are then comparable to those in its log."""
+    return str(read_json(find_run(model) / MANIFEST).get("plan", {}).get("precision", "fp32"))
+
+
+def read_rows(data: str | None, recipe: Recipe | None, spec: TaskSpec, *, most: int = 0) -> Rows:
+    """The rows of the file or folder `data`, or without it the run's held-out rows; at most `most`, evenly spread."""
+
+    def accepts(source: SourceSpec | None) -> tuple[type, ...]:
+        return TASKS.get((source.task if source and source.task else spec).kind).accepts(spec)
+
+    training: tuple[Value, ...] = ()
+    if recipe is not None and (recipe.data.train or recipe.data.rows):
+        prepared = prepare(recipe.data, seed=recipe.seed, accepts=accepts)
+        training = tuple(value for row in prepared.train if (value := reference_of(row)) is not None)
+        if data is None:
+            if not prepared.validation:
+                raise DataError(
+                    "this run has no held-out rows", where="data.validation", fix="evaluate with --data FILE"
+                )
+            return Rows("held-out rows", _spread(prepared.validation, most), (), None, training)
+    if data is None:
+        raise UsageError("there is nothing to score", where="data", fix="--data FILE")
+    found = prepare(DataSpec(train=[SourceSpec(path=data)]), seed=0, accepts=accepts)
+    return Rows(data, _spread(found.train, most), found.dropped, columns_of(data), training, found.train)
+
+
+def columns_of(data: str) -> dict[At, dict[str, str]]:
+    """The short values of every row of the files at `data`: what rows can be sliced and grouped by."""
+    found: dict[At, dict[str, str]] = {}
+    for file in files(data):
+        for item in read(file):
+            if isinstance(item, Problem):
+                continue  # has been raised when the rows were read
+            at, row = item
+            found[at] = {
+                key: str(value)
+                for key, value in row.items()
+                if isinstance(value, str | int | float) and len(str(value)) <= MOST_CHARACTERS
+            }
+    return found
+
+
+def with_columns(predictions: Sequence[Prediction], rows: Rows, group: str | None) -> list[Prediction]:
+    """The predictions with their row's columns, and with the value of the column `group` as their document."""
+    columns = rows.columns or {}
+    known = sorted({name for values in columns.values() for name in values})
+    if group is not None and group not in known:
+        why = f"the rows have {', '.join(known[:20])}" if known else "the rows have no further columns"
+        raise DataError(f"no row has a column `{group}`", where="group", why=why, fix=suggestion(group, known))
+    found = []
+    for one in predictions:
+        values = columns.get(one.at, {})
+        found.append(replace(one, columns=values, group=values.get(group, "") if group else one.group))
+    return found
+
+
+def _answer(row: Conversation) -> Value | None:
+    return next((message.content for message in reversed(row.messages) if message.role == "assistant"), None)
+
+
+def _label(row: Labelled) -> Value | None:
+    if row.score is not None:
+        return row.score
+    return row.labels[0] if len(row.labels) == 1 and not row.several else row.labels
+
+
+# What is right of each type of row. A type that is missing here has no majority baseline.
+REFERENCES: dict[type, Callable[[Any], Value | None]] = {
+    Conversation: _answer, Labelled: _label, Tagged: lambda row: row.tags,
+    Question: lambda row: tuple(text for text, _ in row.answers), Pair: lambda row: row.targets, Plain: lambda row: None,
+}  # fmt: skip
+
+
+def reference_of(row: Row) -> Value | None:
+    """The right output of a row, if its type has one."""
+    find = REFERENCES.get(type(row))
+    return find(row) if find else None
+
+
+def _spread(rows: tuple[Row, ...], most: int) -> tuple[Row, ...]:
+    if most <= 0 or len(rows) <= most:
+        return rows
+    return tuple(rows[i * len(rows) // most] for i in range(most))

@@ -1,0 +1,129 @@
+"""One system on the rows: opened, asked, probed, scored and closed again, so that only one model is in memory."""
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tutelage.data.types import Conversation
+from tutelage.encode.template import Template
+from tutelage.evaluate.files import write_predictions
+from tutelage.evaluate.forgetting import Probed, probe
+from tutelage.evaluate.probing import Probe
+from tutelage.evaluate.rows import Rows, recipe_of, with_columns
+from tutelage.evaluate.scoring import metrics_for, score
+from tutelage.evaluate.types import Scores
+from tutelage.generate.decode import context_limit
+from tutelage.methods.opening import open_model
+from tutelage.metrics import Prediction
+from tutelage.tasks import chat
+from tutelage.tasks.chat_answers import encoded_rows, predict
+from tutelage.tasks.opening import open_for_task
+from tutelage.taskspec import ChatSpec, TaskSpec
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How every system is asked, the same for all of them."""
+
+    spec: TaskSpec
+    folder: Path
+    precision: str = "fp32"  # never "auto": what the machine measures while it is busy must not change a score
+    max_tokens: int = 256
+    seed: int = 0
+    metrics: tuple[str, ...] = ()
+    group: str | None = None
+    probes: Mapping[str, Sequence[Probe]] | None = None
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self.spec.kind
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One system's predictions and scores; `too_long` are the places of rows that its context cannot hold."""
+
+    name: str
+    predictions: list[Prediction]
+    scores: Scores
+    probed: Probed | None
+    too_long: tuple[str, ...] = ()
+
+
+Evaluate = Callable[[str, bool, str, Rows, Asked, Probed | None, Say], Scored]
+
+
+def score_chat(
+    model: str, untouched: bool, label: str, rows: Rows, asked: Asked, base: Probed | None, say: Say
+) -> Scored:
+    """A causal model on chat rows; with `untouched` the model that a run started from. `base` are the base model's probes."""
+    assert isinstance(asked.spec, ChatSpec)
+    opened = open_model(model, base=untouched, precision=asked.precision, say=say)
+    name = "untouched model" if untouched else opened.name
+    fitting, too_long = _that_fit(opened.model, opened.template, asked.spec, chat.conversations(rows.rows))
+    say(f"{label}: {len(fitting)} rows, greedy answers of at most {asked.max_tokens} tokens")
+    found = predict(
+        opened.model, opened.template, asked.spec, fitting, max_tokens=asked.max_tokens, seed=asked.seed,
+        done=lambda count: say(f"{label}: {count} of {len(fitting)} rows answered"),
+    )  # fmt: skip
+    predictions = with_columns(found, rows, asked.group)
+    probed = None
+    if asked.probes:
+        say(f"{label}: probes of general text, knowledge, common sense and instructions")
+        probed = probe(opened.model, opened.template, asked.probes, base=base, seed=asked.seed)
+    return _finished(name, label, predictions, asked, probed, too_long)
+
+
+def score_task(
+    model: str, untouched: bool, label: str, rows: Rows, asked: Asked, base: Probed | None, say: Say
+) -> Scored:
+    """A model on the rows of any other task, by the task's own `predict`. Probes need a causal model with a chat template."""
+    spec = None if recipe_of(model) else asked.spec
+    opened = open_for_task(
+        model, base=untouched, task=spec, rows=rows.training_rows, precision=asked.precision, say=say
+    )
+    name = "untouched model" if untouched else opened.name
+    say(f"{label}: {len(rows.rows)} rows")
+    predictions = with_columns(opened.predict(rows.rows), rows, asked.group)
+    scored = {one.at for one in predictions}
+    probed = None
+    if asked.probes and opened.task.template is not None and opened.task.head.kind == "causal":
+        say(f"{label}: probes of general text, knowledge, common sense and instructions")
+        probed = probe(opened.backbone.model, opened.task.template, asked.probes, base=base, seed=asked.seed)
+    missing = tuple(str(row.at) for row in rows.rows if row.at not in scored)
+    return _finished(name, label, predictions, asked, probed, missing)
+
+
+EVALUATED: dict[str, Evaluate] = {"chat": score_chat}  # the other tasks predict for themselves
+
+
+def score_model(
+    model: str, untouched: bool, label: str, rows: Rows, asked: Asked, base: Probed | None, say: Say
+) -> Scored:
+    """One model or run, scored; with `untouched` what a run started from. `base` are the base model's probes."""
+    found = EVALUATED.get(asked.task, score_task)(model, untouched, label, rows, asked, base, say)
+    gc.collect()  # a model is full of cycles, and the next one needs its memory
+    return found
+
+
+def _finished(
+    name: str, label: str, predictions: list[Prediction], asked: Asked, probed: Probed | None, missing: tuple[str, ...]
+) -> Scored:
+    file = write_predictions(asked.folder / f"{label}.jsonl", predictions)
+    names = metrics_for(asked.task, predictions, asked.metrics)
+    return Scored(name, predictions, score(name, predictions, names, seed=asked.seed, file=file), probed, missing)
+
+
+def _that_fit(
+    model: Any, template: Template, spec: ChatSpec, rows: Sequence[Conversation]
+) -> tuple[list[Conversation], tuple[str, ...]]:
+    """The rows whose tokens the model's context holds, and the places of the others."""
+    limit = context_limit(model)
+    encoded = encoded_rows(template, spec, rows)
+    long = {one.at for one in encoded if limit is not None and len(one.ids) >= limit}
+    return [row for row in rows if row.at not in long], tuple(str(at) for at in sorted(long))

@@ -1,0 +1,211 @@
+"""Task `extract`: the part of a context that answers a question (Rajpurkar et al. 2016, arXiv 1606.05250).
+
+A context that is too long for one row is read in overlapping windows, each behind the question. In a window that does
+not hold the answer, start and end are the first token, which also means "no answer" (Devlin et al. 2018, arXiv 1810.04805
+§4.3). The loss is the mean cross-entropy of start and end over the tokens of a window.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tutelage.data.rows import Question
+from tutelage.data.types import Dropped, Row
+from tutelage.encode.contract import Contract, Fitted
+from tutelage.encode.template import Template
+from tutelage.encode.tokens import TEMPLATE, USER, Tokens, targets_of
+from tutelage.encode.types import Encoded, Layout
+from tutelage.engine.headed import Headed, make_headed
+from tutelage.engine.loss import LossSum
+from tutelage.engine.precision import ExecutionPlan
+from tutelage.metrics.types import Prediction
+from tutelage.models.types import HeadWanted
+from tutelage.tasks.batching import packed, per_row
+from tutelage.tasks.shown import examine_targets, labelled_examples
+from tutelage.tasks.types import TASKS, Opening, require_family
+from tutelage.tasks.windows import windows
+from tutelage.taskspec import ExtractSpec
+
+BEST = 20  # starts and ends that are combined
+
+
+class Extract:
+    """Registers the task."""
+
+    def accepts(self, spec: ExtractSpec) -> tuple[type, ...]:
+        """Questions on contexts."""
+        return (Question,)
+
+    def open(self, spec: ExtractSpec, opening: Opening) -> "Extractor":
+        """The task for an encoder: a decoder scores a token before it has read what follows."""
+        require_family("extract", opening, "encoder")
+        return Extractor(spec, Tokens.of(opening.tokenizer, opening.config, opening.max_tokens))
+
+
+TASKS.add("extract")(Extract())
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    row: Encoded
+    context: int  # where the context's tokens begin in the row
+    offsets: tuple[tuple[int, int], ...]  # characters of each of them
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """`extract` with a tokenizer."""
+
+    spec: ExtractSpec
+    tokens: Tokens
+    template: Template | None = None
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.tokens.tokenizer
+
+    @property
+    def head(self) -> HeadWanted:
+        """A question-answering head: a score as start and one as end for each token."""
+        return HeadWanted("extract")
+
+    def windows_of(self, row: Question) -> list[_Window]:
+        """The question before each window of the context; none where the question alone fills a row."""
+        lead, between, behind = self.tokens.pair_frame()
+        asked = self.tokens.backend.encode(row.question, add_special_tokens=False).ids
+        context = self.tokens.backend.encode(row.context, add_special_tokens=False)
+        before = [*lead, *asked, *between]
+        room = self.tokens.limit - len(before) - len(behind)
+        if room < 8 or not context.ids:
+            return []
+        made = []
+        for start, stop in windows(len(context.ids), room, min(self.spec.stride, room // 2)):
+            offsets = tuple(context.offsets[start:stop])
+            ids = np.asarray([*before, *context.ids[start:stop], *behind], dtype=np.int32)
+            made.append(
+                _Window(self._encoded(row, ids, len(before), len(lead) + len(asked), offsets), len(before), offsets)
+            )
+        return made
+
+    def _encoded(
+        self, row: Question, ids: Any, context: int, asked: int, offsets: Sequence[tuple[int, int]]
+    ) -> Encoded:
+        roles = np.full(len(ids), USER, dtype=np.uint8)
+        roles[asked:context] = TEMPLATE
+        first, last = self._answer(row, offsets)
+        at = [0, 0] if first is None or last is None else [context + first, context + last]
+        weights = np.zeros(len(ids), dtype=np.float32)
+        weights[at] = 1.0
+        types = None
+        if self.tokens.typed:
+            types = np.zeros(len(ids), dtype=np.uint8)
+            types[context:] = 1
+        everywhere = targets_of(range(len(ids)), np.zeros(len(ids), np.int64), [0.0] * len(ids))
+        everywhere.labels[at[0]] += 1  # bit 0: the answer starts here; bit 1: it ends here
+        everywhere.labels[at[1]] += 2
+        everywhere.weights[0] = 1.0  # a window counts once
+        return Encoded(ids, weights, roles, row.at, targets=everywhere, types=types)
+
+    @staticmethod
+    def _answer(row: Question, offsets: Sequence[tuple[int, int]]) -> tuple[int | None, int | None]:
+        """The first and last token of the first answer that stands whole in this window."""
+        for text, start in row.answers[:1]:
+            stop = start + len(text.rstrip())
+            inside = [i for i, (a, b) in enumerate(offsets) if a < stop and b > start]
+            if inside and offsets[0][0] <= start and offsets[-1][1] >= stop:
+                return inside[0], inside[-1]
+        return None, None
+
+    def fit(self, rows: Sequence[Row]) -> Fitted:
+        """Every window of every question."""
+        kept: list[Encoded] = []
+        dropped: list[Dropped] = []
+        long = 0
+        for row in rows:
+            assert isinstance(row, Question)
+            made = self.windows_of(row)
+            long += len(made) > 1
+            kept += [window.row for window in made]
+            if not made:
+                dropped.append(Dropped("over_length", row.at, "the question leaves no room for its context"))
+        return Fitted(tuple(kept), tuple(dropped), long, 0, len(rows))
+
+    def contract(self, rows: Sequence[Row], fitted: Fitted) -> Contract:
+        """Counts and checks."""
+        return examine_targets(self.tokens, fitted)
+
+    def examples(self, fitted: Fitted, first: int) -> list[dict[str, Any]]:
+        """Questions and contexts with their answers behind them."""
+        return labelled_examples(self.tokenizer, fitted, first, self._shown)
+
+    def _shown(self, row: Encoded) -> str:
+        labels = row.targets.labels if row.targets is not None else np.zeros(1, dtype=np.int64)
+        first, last = int(np.flatnonzero(labels & 1)[0]), int(np.flatnonzero(labels & 2)[0])
+        return (
+            "(no answer in this window)"
+            if last == 0
+            else str(self.tokenizer.decode(row.ids[first : last + 1].tolist()))
+        )
+
+    def backbone(self, model: Any) -> Headed:
+        """The model with a head at every token."""
+        return make_headed(model)
+
+    def layouts(self, rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Layout]:
+        """Packed windows."""
+        return packed(rows, plan)
+
+    def loss(self, backbone: Headed, layout: Layout, *, fast: bool = True) -> LossSum:
+        """(cross-entropy of the start + of the end) / 2, each over the tokens of its window."""
+        scores = backbone.scores(layout, fast=fast)
+        begins = torch.nonzero(layout.weights > 0)[:, 0].tolist()
+        total, right = scores.new_zeros(()), 0
+        for start, stop in zip(begins, [*begins[1:], len(layout.labels)]):
+            window, labels = scores[start:stop], layout.labels[start:stop]
+            truth = torch.stack((torch.nonzero(labels & 1)[0, 0], torch.nonzero(labels & 2)[0, 0]))
+            total = total + functional.cross_entropy(window.t(), truth, reduction="sum") / 2 * layout.weights[start]
+            right += int((window.argmax(0) == truth).all())
+        return LossSum(total, float(total.detach()), right)
+
+    def predict(self, backbone: Headed, rows: Sequence[Row], plan: ExecutionPlan) -> list[Prediction]:
+        """The best span over all windows, or none where the first token's score is better by more than the threshold."""
+        asked = [row for row in rows if isinstance(row, Question)]
+        made = [self.windows_of(row) for row in asked]
+        scores = iter(per_row([w.row for found in made for w in found], plan, lambda layout: backbone.scores(layout)))
+        may_be_none = any(not row.answers for row in asked)
+        predictions = []
+        for row, found in zip(asked, made):
+            best, text, nothing = -float("inf"), "", float("inf")
+            for window in found:
+                values = next(scores)
+                nothing = min(nothing, float(values[0].sum()))
+                score, start, stop = self._best(values, window)
+                if score > best:
+                    best, text = score, row.context[start:stop]
+            if may_be_none and nothing - best > self.spec.no_answer_threshold:
+                text = ""
+            group = row.context[:80]
+            answers = tuple(dict.fromkeys(answer for answer, _ in row.answers))
+            predictions.append(
+                Prediction(row.at, row.question, answers, text, {"no answer": nothing - best}, group=group)
+            )
+        return predictions
+
+    def _best(self, values: Tensor, window: _Window) -> tuple[float, int, int]:
+        """(score, first character, behind the last one) of the best span inside the window's context."""
+        stop = window.context + len(window.offsets)
+        starts, ends = values[window.context : stop, 0], values[window.context : stop, 1]
+        best = (-float("inf"), 0, 0)
+        for first in starts.topk(min(BEST, len(starts))).indices.tolist():
+            reach = ends[first : first + self.spec.max_answer_tokens]
+            last = first + int(reach.argmax())
+            score = float(starts[first] + ends[last])
+            if score > best[0]:
+                best = (score, window.offsets[first][0], window.offsets[last][1])
+        return best

@@ -1,0 +1,229 @@
+"""Task `seq2seq`: a target text for a source text (summaries, translations), by an encoder-decoder or a causal model.
+
+An encoder-decoder reads the source behind the recipe's prefix (T5's convention, Raffel et al. 2020, arXiv 1910.10683 §2.4)
+and writes the target from the model's own start token. A causal chat model gets the source inside an instruction.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from tutelage.data.rows import Pair
+from tutelage.data.types import At, Conversation, Dropped, Message, Row
+from tutelage.encode.contract import Contract, Fitted
+from tutelage.encode.padded import Padded, buckets, pad
+from tutelage.encode.template import ROLES, Template
+from tutelage.encode.tokens import Tokens
+from tutelage.encode.types import Encoded, Layout
+from tutelage.engine.backbone import Backbone
+from tutelage.engine.loss import LossSum, linear_cross_entropy, reference_from_logits
+from tutelage.engine.paired import Paired, make_paired
+from tutelage.engine.precision import ExecutionPlan
+from tutelage.errors import RecipeError
+from tutelage.generate.answer import text_of
+from tutelage.generate.batch import generate
+from tutelage.metrics.types import Prediction
+from tutelage.models.types import HeadWanted
+from tutelage.tasks.chat import BoundChat, open_chat
+from tutelage.tasks.shown import examine_tokens, paired_examples
+from tutelage.tasks.types import TASKS, Bound, Opening, require_family
+from tutelage.taskspec import ChatSpec, Seq2SeqSpec
+
+ASSISTANT = ROLES.index("assistant")
+
+
+class Seq2Seq:
+    """Registers the task; the model's family decides how it is done."""
+
+    def accepts(self, spec: Seq2SeqSpec) -> tuple[type, ...]:
+        """Pairs of source and target."""
+        return (Pair,)
+
+    def open(self, spec: Seq2SeqSpec, opening: Opening) -> Bound:
+        """The task for an encoder-decoder or a decoder."""
+        require_family("seq2seq", opening, "encoder-decoder", "decoder")
+        if "{source}" not in spec.instruction:
+            raise RecipeError(
+                "`task.instruction` has no place for the source", where="task.instruction", fix="write {source} in it"
+            )
+        if opening.family == "decoder":
+            chat = ChatSpec(system=spec.system, chat_template=spec.chat_template, allow=spec.allow)
+            return CausalPairs(spec, open_chat(chat, opening))
+        tokens = Tokens.of(opening.tokenizer, {"model_type": opening.config.get("model_type")}, opening.max_tokens)
+        start = opening.config.get("decoder_start_token_id", opening.config.get("bos_token_id"))
+        if start is None:
+            raise RecipeError("this model's config names no decoder_start_token_id", where="model")
+        return Pairs(spec, tokens, opening.over_length, int(start), int(opening.config.get("pad_token_id") or 0))
+
+
+TASKS.add("seq2seq")(Seq2Seq())
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """`seq2seq` by an encoder-decoder."""
+
+    spec: Seq2SeqSpec
+    tokens: Tokens
+    over_length: str
+    start: int
+    pad_id: int
+    template: Template | None = None
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.tokens.tokenizer
+
+    @property
+    def head(self) -> HeadWanted:
+        """The language-model head of the decoder."""
+        return HeadWanted("seq2seq")
+
+    def fit(self, rows: Sequence[Row]) -> Fitted:
+        """Source and first target of each row as tokens."""
+        pairs = [row for row in rows if isinstance(row, Pair)]
+        read = self.tokens.encode([(self.spec.prefix + row.source,) for row in pairs])
+        written = self.tokens.encode([(row.targets[0],) for row in pairs])
+        kept: list[Encoded] = []
+        dropped: list[Dropped] = []
+        long = 0
+        for row, source, target in zip(pairs, read, written):
+            over = len(source.ids) > self.tokens.limit or len(target.ids) > self.spec.max_target_tokens
+            long += over
+            if over and self.over_length == "drop":
+                most = f"{self.tokens.limit} for {self.spec.max_target_tokens} fit"
+                detail = f"{len(source.ids)} tokens for {len(target.ids)}, {most}"
+                dropped.append(Dropped("over_length", row.at, detail))
+                continue
+            ids = self.tokens.cut((self.spec.prefix + row.source,)).ids if over else source.ids
+            kept.append(self._row(ids, target.ids[: self.spec.max_target_tokens], row.at, over))
+        return Fitted(tuple(kept), tuple(dropped), long, long - len(dropped), len(pairs))
+
+    def _row(self, source: list[int], target: list[int], at: At, cut: bool) -> Encoded:
+        ids = np.asarray([self.start, *target], dtype=np.int32)
+        weights = np.ones(len(ids), dtype=np.float32)
+        weights[0] = 0.0
+        roles = np.full(len(ids), ASSISTANT, dtype=np.uint8)
+        roles[0] = 0
+        return Encoded(ids, weights, roles, at, cut, source=np.asarray(source, dtype=np.int32))
+
+    def contract(self, rows: Sequence[Row], fitted: Fitted) -> Contract:
+        """Counts, and that targets end in the token that ends writing."""
+        return examine_tokens(self.tokens, fitted, self.tokenizer.eos_token_id)
+
+    def examples(self, fitted: Fitted, first: int) -> list[dict[str, Any]]:
+        """Sources with their targets behind them."""
+        return paired_examples(self.tokenizer, fitted, first)
+
+    def backbone(self, model: Any) -> Paired:
+        """The model, its generation settings those of the recipe."""
+        settings = model.generation_config
+        settings.max_length, settings.max_new_tokens = None, self.spec.max_target_tokens
+        settings.num_beams, settings.length_penalty = self.spec.num_beams, self.spec.length_penalty
+        return make_paired(model)
+
+    def layouts(self, rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Padded]:
+        """Rows of similar length, padded."""
+        return [pad([rows[i] for i in group], self.pad_id, plan.device) for group in buckets(rows, plan.tokens)]
+
+    def loss(self, backbone: Paired, layout: Padded, *, fast: bool = True) -> LossSum:
+        """Weighted sum of -log p over the targets, in nats."""
+        if backbone.plain_logits:
+            return reference_from_logits(backbone.own_logits(layout)[layout.sources], layout.labels, layout.weights)
+        picked = torch.index_select(backbone.states(layout), 0, layout.sources)
+        return linear_cross_entropy(picked, backbone.head_rule(), layout.labels, layout.weights, fast=fast)
+
+    def predict(self, backbone: Paired, rows: Sequence[Row], plan: ExecutionPlan) -> list[Prediction]:
+        """What the model writes with the recipe's generation settings, in batches of similar length."""
+        fitted = self.fit(rows)
+        of = {row.at: row for row in rows if isinstance(row, Pair)}
+        written: dict[int, tuple[str, bool]] = {}
+        for group in buckets(fitted.rows, plan.tokens):
+            batch = pad([fitted.rows[i] for i in group], self.pad_id, plan.device)
+            with torch.inference_mode():
+                ids = backbone.model.generate(input_ids=batch.encoder_ids, attention_mask=batch.encoder_mask).tolist()
+            eos = self.tokenizer.eos_token_id
+            for index, line in zip(group, ids):
+                written[index] = (str(self.tokenizer.decode(line, skip_special_tokens=True)).strip(), eos in line[1:])
+        return [
+            Prediction(
+                row.at,
+                of[row.at].source,
+                of[row.at].targets,
+                written[i][0],
+                ended="stop" if written[i][1] else "length",
+            )
+            for i, row in enumerate(fitted.rows)
+        ]
+
+
+@dataclass(frozen=True)
+class CausalPairs:
+    """`seq2seq` by a causal chat model: the source stands in an instruction, the target is the answer."""
+
+    spec: Seq2SeqSpec
+    chat: BoundChat
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.chat.tokenizer
+
+    @property
+    def template(self) -> Template:
+        """The chat template."""
+        return self.chat.template
+
+    @property
+    def head(self) -> HeadWanted:
+        """The language-model head."""
+        return HeadWanted("causal")
+
+    def conversation(self, row: Pair) -> Conversation:
+        """The instruction with the source, and the first target as its answer."""
+        asked = self.spec.instruction.replace("{source}", row.source)
+        return Conversation((Message("user", asked), Message("assistant", row.targets[0])), row.at)
+
+    def _conversations(self, rows: Sequence[Row]) -> list[Conversation]:
+        return [self.conversation(row) for row in rows if isinstance(row, Pair)]
+
+    def fit(self, rows: Sequence[Row]) -> Fitted:
+        """Instructions and targets as tokens."""
+        return self.chat.fit(self._conversations(rows))
+
+    def contract(self, rows: Sequence[Row], fitted: Fitted) -> Contract:
+        """The token contract of chat."""
+        return self.chat.contract(self._conversations(rows), fitted)
+
+    def examples(self, fitted: Fitted, first: int) -> list[dict[str, Any]]:
+        """Coloured examples."""
+        return self.chat.examples(fitted, first)
+
+    def backbone(self, model: Any) -> Backbone:
+        """The causal backbone."""
+        return self.chat.backbone(model)
+
+    def layouts(self, rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Layout]:
+        """Packed rows."""
+        return self.chat.layouts(rows, plan)
+
+    def loss(self, backbone: Backbone, layout: Layout, *, fast: bool = True) -> LossSum:
+        """Next-token loss on the target."""
+        return self.chat.loss(backbone, layout, fast=fast)
+
+    def predict(self, backbone: Backbone, rows: Sequence[Row], plan: ExecutionPlan) -> list[Prediction]:
+        """The model's greedy answer to each instruction, in batches."""
+        pairs = [row for row in rows if isinstance(row, Pair)]
+        first = [Message("system", self.spec.system)] if self.spec.system else []
+        prompts = [self.template.prompt([*first, *self.conversation(row).messages[:1]]) for row in pairs]
+        answers = generate(
+            backbone.model, prompts, stop_ids=self.template.stop_ids, max_tokens=self.spec.max_target_tokens
+        )
+        return [
+            Prediction(row.at, row.source, row.targets, text_of(self.template, answer), ended=answer.ended)
+            for row, answer in zip(pairs, answers)
+        ]
