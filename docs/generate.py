@@ -17,6 +17,7 @@ from tutelage.options import VERBS
 from tutelage.recipe import (
     BatchSpec,
     DataSpec,
+    DedupeSpec,
     FullSpec,
     LoraSpec,
     OptimSpec,
@@ -24,6 +25,7 @@ from tutelage.recipe import (
     SaveSpec,
     SourceSpec,
     Spec,
+    SplitSpec,
     ValidateSpec,
 )
 from tutelage.taskspec import TASKS
@@ -67,6 +69,8 @@ SECTIONS: list[tuple[str, str, type[Spec]]] = [
     ("`data`", "data.", DataSpec),
     ("A source in `data.train`, `data.validation` or `data.test`", "data.train.", SourceSpec),
     *((f"`task: {kind}`", "task.", spec) for kind, spec in TASKS.items()),
+    ("`data.dedupe`", "data.dedupe.", DedupeSpec),
+    ("`data.split`", "data.split.", SplitSpec),
     ("`method: lora`", "method.", LoraSpec),
     ("`method: full`", "method.", FullSpec),
     ("`optim`", "optim.", OptimSpec),
