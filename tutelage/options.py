@@ -105,9 +105,37 @@ class Evaluate:
     max_tokens: Annotated[int, "the longest answer in tokens"] = 256
     skip_forgetting: Annotated[bool, "do not measure what a run forgot"] = False
     probes: Annotated[str | None, "a folder with further probes (docs/evaluation.md)"] = None
+    label_next: Annotated[
+        str | None, "unlabelled rows with a `text`: write them ordered by how unsure the model is"
+    ] = None
     learning_curve: Annotated[bool, "train on 25 and 50 % of a run's rows too: would more labels help?"] = False
     seed: Annotated[int, "of the resampling, and of the sampled answers that the divergence is measured on"] = 0
     out: Annotated[str | None, "where predictions and result are written; by default into the run"] = None
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a tuned model for other programs, and prove that it still is the same model."""
+
+    model: Annotated[str, "a run folder, an adapter or model folder, or a name"]
+    to: Annotated[str, "peft, merged[:fp32|bf16|fp16], gguf[:f16|f32|bf16|q8_0|q4_0|q4_k_m|...] or ollama[:...]"] = (
+        "merged"
+    )
+    out: Annotated[str | None, "the folder of the export; by default exports/ in the run folder"] = None
+    data: Annotated[str | None, "a file of rows to replay; by default the run's held-out ones"] = None
+    prompts: Annotated[int, "how many held-out prompts the parity gate replays"] = 20
+    max_tokens: Annotated[int, "the longest replayed answer in tokens"] = 64
+    texts: Annotated[int, "how many hard texts are tokenised both ways"] = 2000
+
+
+@dataclass(frozen=True)
+class Push:
+    """Upload a finished export to a model hub, into a private repository unless told otherwise."""
+
+    export: Annotated[str, "the folder of an export"]
+    repository: Annotated[str, "org/name"]
+    public: Annotated[bool, "everybody may read it"] = False
+    message: Annotated[str, "of the commit"] = "Add the model and its parity figures"
 
 
 @dataclass(frozen=True)
@@ -181,6 +209,29 @@ class Selftest:
     set: Annotated[tuple[str, ...], "override a recipe key: --set model=FOLDER (may be repeated)"] = ()
 
 
+@dataclass(frozen=True)
+class Serve:
+    """Answer OpenAI's API with tuned models, and a chat page. Several runs may be named; so may `name=run`."""
+
+    models: Annotated[tuple[str, ...], "run folders, adapter or model folders, or names; NAME=RUN names one yourself"]
+    host: Annotated[str, "the address to listen on; any but loopback needs a key"] = "127.0.0.1"
+    port: Annotated[int, "the port; 0: any free one"] = 8000
+    api_key: Annotated[str | None, "the key that clients must send; made up where one is needed and none given"] = None
+    allow_host: Annotated[tuple[str, ...], "another name that clients call this server by (may be repeated)"] = ()
+    engine: Annotated[str, "torch, or llama.cpp: exported to GGUF and checked first"] = "torch"
+    precision: Annotated[str, "torch: auto (measured), fp32 or bf16; llama.cpp: auto (q8_0) or any of gguf's"] = "auto"
+    base: Annotated[bool, "load the untouched model of a fully tuned run too (that of an adapter is always there)"] = (
+        False
+    )
+    slots: Annotated[int, "streams that run at a time"] = 8
+    queue: Annotated[int, "streams that may wait; beyond them clients are told to come again"] = 64
+    max_tokens: Annotated[int, "the longest answer in tokens"] = 4096
+    seconds: Annotated[float, "the longest request"] = 300.0
+    keep: Annotated[int, "tokens of finished streams kept, for prompts that begin like them"] = 8192
+    threads: Annotated[int, "processor threads; 0: all that this process may use"] = 0
+    log_prompts: Annotated[bool, "write prompts and answers to stderr"] = False
+
+
 # Public function → its options; the part before `_` is a group on the command line.
 VERBS: dict[str, type] = {
     "chat": Chat,
@@ -190,13 +241,16 @@ VERBS: dict[str, type] = {
     "data_review": DataReview,
     "doctor": Doctor,
     "evaluate": Evaluate,
+    "export": Export,
     "models_describe": ModelsDescribe,
     "models_get": ModelsGet,
     "models_list": ModelsList,
     "preview": Preview,
+    "push": Push,
     "quickstart": Quickstart,
     "report": Report,
     "runs": Runs,
     "selftest": Selftest,
+    "serve": Serve,
     "train": Train,
 }

@@ -174,6 +174,27 @@ def show_selftest(result: dict[str, Any]) -> Iterator[str]:
     yield f"all {len(rows)} checks hold ({result['seconds']:.0f} s)"
 
 
+def show_export(result: dict[str, Any]) -> Iterator[str]:
+    """Where the export is, and how it compares with the trained model."""
+    parity = result["parity"]
+    yield f"export        {result['path']} ({result['kind']}, {result['precision']})"
+    for name, count in result["files"].items():
+        yield f"              {size(count):>9}  {name}"
+    kind = "held-out" if parity["held_out"] else "built-in"
+    yield f"replayed      {parity['prompts']} {kind} prompts, by {parity['runner']}"
+    ties = f", {parity['ties']} ties not counted" if parity["ties"] else ""
+    widest = number(parity["logit_difference"])
+    yield f"agreement     {parity['agreement']:.2%} of {parity['tokens']} tokens{ties}; largest logit difference {widest}"
+    yield f"stops         {parity['same_stops']} of {parity['stops']} answers end at the same token"
+    yield f"tokeniser     {parity['same_texts']:,} of {parity['texts']:,} hard texts identical"
+    if parity["loss_change"] is not None:
+        yield f"loss          {loss(parity['loss'], parity['export_loss'])} ({parity['loss_change']:+.2%})"
+    for line in result["commands"].values():
+        yield f"serve it      {line}"
+    for rule in result["broken_rules"]:
+        yield f"but           it breaks a rule: {rule}"
+
+
 def show_report(result: dict[str, Any]) -> Iterator[str]:
     """Where the report is."""
     yield result["report"]
@@ -293,6 +314,8 @@ def show_evaluate(result: dict[str, Any]) -> Iterator[str]:
             yield f"trained on {point['rows']:,} rows ({point['share']:.0%}): {found['metric']} {interval(point['score'])}"
         yield found["sentence"]
     yield f"predictions   {result['predictions']}"
+    if result.get("label_next"):
+        yield f"label next    {result['label_next']}"
     if "report" in result:
         yield f"report        {result['report']}"
 
@@ -324,13 +347,16 @@ SHOW: dict[str, Show] = {
     "data_review": pairs,
     "doctor": show_doctor,
     "evaluate": show_evaluate,
+    "export": show_export,
     "models_describe": pairs,
     "models_get": pairs,
     "models_list": show_models_list,
     "preview": show_preview,
+    "push": pairs,
     "quickstart": show_quickstart,
     "report": show_report,
     "runs": show_runs,
     "selftest": show_selftest,
+    "serve": pairs,
     "train": show_train,
 }
