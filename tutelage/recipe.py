@@ -61,7 +61,7 @@ class DedupeSpec(Spec):
 
     exact: bool = Field(True, description="rows equal but for case, punctuation and spaces: the first is kept")
     near: float | None = Field(0.8, ge=0.3, le=1.0, description="the Jaccard similarity of near-duplicates; none: kept")
-    on: Literal["both", "prompt", "answer"] = Field("both", description="what of two rows must be alike")
+    by: Literal["both", "prompt", "answer"] = Field("both", description="what of two rows must be alike")
     keep: Literal["longest", "first"] = Field(
         "longest", description="which of near-duplicates: longest answer, or first"
     )

@@ -2,7 +2,7 @@
 
     python bench/data/labels.py --data ../shared/data/classify/banking77 --encoder minilm-l6
 
-Three seeds, pooled. "plain" ranks all rows by the probability of their own label and takes as many rows as were flagged.
+Three seeds, pooled. "plain" ranks all rows by the out-of-fold probability of their own label and takes as many as were flagged.
 The classifier that is trained on noisy, cleaned and clean labels is the same linear model on the same vectors.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from tutelage.curate.embed import embed
-from tutelage.curate.labels import SHARPNESS, out_of_fold, rank
+from tutelage.curate.labels import SHARPNESS, STEPS, judge, out_of_fold
 from tutelage.models.fetch import fetch
 from tutelage.models.ref import parse_ref
 
@@ -35,16 +35,15 @@ def vectors_of(texts: list[str], encoder: Path, cache: Path) -> np.ndarray:
 
 
 def accuracy(x: np.ndarray, y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray) -> float:
-    return float(LogisticRegression(C=SHARPNESS, max_iter=300).fit(x, y).score(test_x, test_y))
+    return float(LogisticRegression(C=SHARPNESS, max_iter=STEPS).fit(x, y).score(test_x, test_y))
 
 
 def one_seed(seed: int, x: np.ndarray, y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray) -> dict[str, float]:
     draw = np.random.default_rng(seed)
     flipped = draw.random(len(y)) < NOISE
     noisy = np.where(flipped, (y + draw.integers(1, y.max() + 1, len(y))) % (y.max() + 1), y)
-    probabilities = out_of_fold(x, noisy, seed=seed)
-    found = np.array(rank(noisy, probabilities))
-    plain = np.argsort(probabilities[np.arange(len(y)), noisy])[: len(found)]
+    found, probabilities = judge(x, noisy, seed=seed)
+    plain = np.argsort(out_of_fold(x, noisy, seed=seed)[np.arange(len(y)), noisy])[: len(found)]
     keep = np.ones(len(y), bool)
     keep[found] = False
     relabelled = noisy.copy()

@@ -69,7 +69,7 @@ def test_csv_goes_out_and_comes_back(tmp_path: Path) -> None:
     assert len(found) == 4
 
 
-@pytest.mark.parametrize("text", ["=cmd()", "+1", "-1", "@x", "\tx"])
+@pytest.mark.parametrize("text", ["=cmd()", "+1", "-1", "@x"])
 def test_no_cell_is_a_formula(text: str, tmp_path: Path) -> None:
     row: dict[str, object] = {"text": text, "label": text}
     write_csv(str(tmp_path / "a.csv"), [Item(At("a", 1), row, view(row, At("a", 1)))], {})

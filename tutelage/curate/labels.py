@@ -19,6 +19,7 @@ from tutelage.errors import DataError, need
 
 FOLDS = 5
 SHARPNESS = 10.0  # inverse strength of the linear model's L2 penalty, for unit vectors
+STEPS = 100  # of its optimiser
 Say = Callable[[str], None]
 
 
@@ -42,25 +43,44 @@ class Issue:
     confidence: float
 
 
-def out_of_fold(vectors: Vectors, labels: NDArray[np.int64], *, seed: int = 0) -> NDArray[np.float64]:
-    """(rows, classes): probabilities of each row from a model trained on the other folds, stratified by label."""
+def out_of_fold(
+    vectors: Vectors, labels: NDArray[np.int64], *, seed: int = 0, trusted: NDArray[np.bool_] | None = None
+) -> NDArray[np.float64]:
+    """(rows, classes): probabilities of each row from a model trained on the `trusted` rows of the other folds."""
     linear: Any = need("sklearn.linear_model", extra="labels")
     selection: Any = need("sklearn.model_selection", extra="labels")
     result = np.zeros((len(labels), int(labels.max()) + 1))
     folds = selection.StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     for train, held in folds.split(vectors, labels):
-        model = linear.LogisticRegression(C=SHARPNESS, max_iter=300).fit(vectors[train], labels[train])
+        used = train if trusted is None else train[trusted[train]]
+        model = linear.LogisticRegression(C=SHARPNESS, max_iter=STEPS).fit(vectors[used], labels[used])
         result[np.ix_(held, model.classes_)] = model.predict_proba(vectors[held])
     return result
 
 
-def rank(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> list[int]:
-    """The rows whose labels are likely wrong, the least probable first."""
+def rank(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The rows whose labels are likely wrong, the least probable first; how many there are follows from the joint
+    distribution of given and true labels that confident learning estimates."""
     issues: Any = need("cleanlab.filter", extra="labels")
     found = issues.find_label_issues(
-        labels, probabilities, return_indices_ranked_by="self_confidence", filter_by="prune_by_noise_rate", n_jobs=1
+        labels, probabilities, return_indices_ranked_by="self_confidence", filter_by="low_self_confidence", n_jobs=1
     )
-    return [int(row) for row in found]
+    return np.asarray(found, np.int64)
+
+
+def judge(
+    vectors: Vectors, labels: NDArray[np.int64], *, seed: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(likely wrong rows, the probabilities they are ranked by), in two rounds.
+
+    The second round's models do not learn from the rows that the first one doubts, so they are less misled by them.
+    """
+    doubted = rank(labels, out_of_fold(vectors, labels, seed=seed))
+    trusted = np.ones(len(labels), bool)
+    trusted[doubted] = False
+    lost = ~np.isin(labels, labels[trusted])  # a class that is doubted as a whole is still learnt
+    probabilities = out_of_fold(vectors, labels, seed=seed, trusted=trusted | lost)
+    return rank(labels, probabilities), probabilities
 
 
 def find_issues(examples: Sequence[Example], encoder: Path, say: Say, *, seed: int = 0) -> list[Issue]:
@@ -78,9 +98,9 @@ def find_issues(examples: Sequence[Example], encoder: Path, say: Say, *, seed: i
         )  # fmt: skip
     place = {name: index for index, name in enumerate(names)}
     labels = np.array([place[example.label] for example in judged])
-    probabilities = out_of_fold(embed([example.text for example in judged], encoder, say), labels, seed=seed)
+    ranked, probabilities = judge(embed([example.text for example in judged], encoder, say), labels, seed=seed)
     suggested = probabilities.argmax(axis=1)
     return [
         Issue(judged[i].at, judged[i].text, judged[i].label, names[suggested[i]], float(probabilities[i, labels[i]]))
-        for i in rank(labels, probabilities)
+        for i in ranked.tolist()
     ]

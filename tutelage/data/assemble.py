@@ -233,7 +233,7 @@ def _jobs(spec: DataSpec, rules: Rules, decisions: dict[str, Decision]) -> Itera
         ]
         for source, rows in streams:
             while chunk := list(islice(rows, CHUNK)):
-                task = Task(chunk, part, index, source.format, spec.dedupe.near or 0.8, on=spec.dedupe.on)
+                task = Task(chunk, part, index, source.format, spec.dedupe.near or 0.8, on=spec.dedupe.by)
                 yield Job(task, rules, decisions, spec.split.group, spec.split.time, source.weight)
             index += 1
 

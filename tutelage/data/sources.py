@@ -20,6 +20,7 @@ from tutelage.registry import suggestion
 Row = tuple[At, dict[str, object]]
 MEMORY = "<memory>"
 GLOB = frozenset("*?[")
+MOST_BROKEN = 10_000  # rows; a file with more, most of its rows, is something else
 
 # Names under which a single row keeps its turns; a .json file with such a list is one row, not a list of rows.
 TURN_LISTS = ("messages", "conversations", "prompt", "completion", "history", "tools")
@@ -73,10 +74,15 @@ def read(file: str, given: str | None = None, target: str | None = None) -> Iter
     items = (
         read_parallel(file, target) if target else unfolded((reader or READERS.get(suffix_of(file), read_table))(file))
     )
-    rows = 0
+    rows = broken = 0
     for item in items:
         rows += 1
+        broken += isinstance(item, Problem)
         yield item
+        if broken > MOST_BROKEN and broken * 2 > rows:
+            why = f"{broken:,} of the first {rows:,} rows cannot be read"
+            yield Problem("the rest of the file was not looked at", f"{file}:{rows}", why, "is it the right file?")
+            return
     if not rows:
         why = "it is empty, or has only blank lines or a header"
         yield Problem("the file has no rows", f"{file}:1", why, "fill it, or leave it out of the recipe")
