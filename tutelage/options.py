@@ -105,6 +105,9 @@ class Evaluate:
     max_tokens: Annotated[int, "the longest answer in tokens"] = 256
     skip_forgetting: Annotated[bool, "do not measure what a run forgot"] = False
     probes: Annotated[str | None, "a folder with further probes (docs/evaluation.md)"] = None
+    label_next: Annotated[
+        str | None, "unlabelled rows with a `text`: write them ordered by how unsure the model is"
+    ] = None
     learning_curve: Annotated[bool, "train on 25 and 50 % of a run's rows too: would more labels help?"] = False
     seed: Annotated[int, "of the resampling, and of the sampled answers that the divergence is measured on"] = 0
     out: Annotated[str | None, "where predictions and result are written; by default into the run"] = None
@@ -155,6 +158,50 @@ class Doctor:
 
 
 @dataclass(frozen=True)
+class DataCheck:
+    """Look for what is wrong with data files, and describe them. Changes nothing; exit code 1 where it finds an error."""
+
+    files: Annotated[tuple[str, ...], "files, folders or patterns (train.jsonl data/ 'parts/*.csv.gz')"]
+    test: Annotated[
+        tuple[str, ...], "a held-out file: what it shares with the others is reported (may be repeated)"
+    ] = ()
+    format: Annotated[str | None, "the format of all files; detected where not given"] = None
+    near: Annotated[float, "the Jaccard similarity from which rows are near-duplicates"] = 0.8
+    labels: Annotated[bool, "also look for labels that are likely wrong, with a small model"] = False
+    encoder: Annotated[str, "the model for --labels: a catalogue name, a hub id or a folder"] = "minilm-l6"
+    html: Annotated[str | None, "also write the report into this HTML file"] = None
+    processes: Annotated[int, "how many processes look at the rows; 0: as many as there are cores"] = 0
+
+
+@dataclass(frozen=True)
+class DataPrepare:
+    """Clean, deduplicate and split a recipe's data into a folder to train from, and list every dropped row."""
+
+    recipe: Annotated[str, "a recipe file; only its `data` part is needed"]
+    set: Annotated[tuple[str, ...], "override a recipe key: --set data.dedupe.near=0.9 (may be repeated)"] = ()
+    out: Annotated[str | None, "the prepared folder, in place of the recipe's data.prepared"] = None
+    processes: Annotated[int, "how many processes look at the rows; 0: as many as there are cores"] = 0
+
+
+@dataclass(frozen=True)
+class DataReview:
+    """Decide about flagged rows (keep, fix, drop, relabel), or label rows that have none. `data prepare` obeys."""
+
+    file: Annotated[str, "a data file"]
+    decisions: Annotated[str, "the file the decisions go to; name it in the recipe as data.decisions"] = (
+        "decisions.jsonl"
+    )
+    labels: Annotated[
+        str | None, "the labels to choose from, with commas; rows without a label are then asked about"
+    ] = None
+    kinds: Annotated[str | None, "only these kinds of findings, with commas (contradiction,near_duplicate)"] = None
+    flagged: Annotated[str | None, "a list of rows to look at: what data check --labels --json printed"] = None
+    most: Annotated[int, "look at no more rows than this"] = 1000
+    to_csv: Annotated[str | None, "write the list into this CSV file instead of asking"] = None
+    from_csv: Annotated[str | None, "take the decisions from this CSV file instead of asking"] = None
+
+
+@dataclass(frozen=True)
 class Selftest:
     """Prove on your model and data that speed changes nothing: every fast path against the plain one, gradients included."""
 
@@ -189,6 +236,9 @@ class Serve:
 VERBS: dict[str, type] = {
     "chat": Chat,
     "compare": Compare,
+    "data_check": DataCheck,
+    "data_prepare": DataPrepare,
+    "data_review": DataReview,
     "doctor": Doctor,
     "evaluate": Evaluate,
     "export": Export,
