@@ -87,7 +87,7 @@ def _set(key: str, value: object):
     ("change", "says"),
     [
         (_set("general.architecture", "mamba"), "only GGUF files of the llama architecture"),
-        (_set("tokenizer.ggml.pre", "qwen2"), "a rule that is not known here: 'qwen2'"),
+        (_set("tokenizer.ggml.pre", "falcon"), "a rule that is not known here: 'falcon'"),
         (_set("tokenizer.ggml.model", "llama"), "only byte-level BPE"),
         (_set("tokenizer.ggml.add_space_prefix", True), "puts a space before the text"),
         (_set("tokenizer.ggml.eos_token_id", 99_999), "eos token lies outside"),

@@ -51,7 +51,7 @@ def test_2000_malformed_bodies(running: Any) -> None:
             shaped(answer)
             statuses[answer.status_code] = statuses.get(answer.status_code, 0) + 1
     assert statuses[400] > 1000
-    assert statuses.get(200, 0) > 5  # some are right by chance, so the others are refused for a reason
+    assert statuses.get(200, 0) > 2  # some are right by chance, so the others are refused for a reason
 
 
 @pytest.mark.parametrize("path, method", [

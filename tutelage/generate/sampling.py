@@ -64,9 +64,10 @@ def filtered(scores: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     if sampling.top_p < 1.0:
         # Ids below an even share of the tail are out whatever their order, so only the few others are sorted.
         probabilities = torch.softmax(scores, dim=-1)
-        likely = (probabilities >= (1.0 - sampling.top_p) / len(scores)).nonzero()[:, 0]
+        low = probabilities < (1.0 - sampling.top_p) / len(scores)
+        likely = (~low).nonzero()[:, 0]
         ordered, order = probabilities[likely].sort()
-        out = (1.0 - probabilities[likely].sum()).clamp_min(0.0) + ordered.cumsum(dim=-1) <= 1.0 - sampling.top_p
+        out = probabilities[low].sum() + ordered.cumsum(dim=-1) <= 1.0 - sampling.top_p
         out[-1] = False
         scores = torch.full_like(scores, -torch.inf).index_copy(0, likely[order[~out]], scores[likely[order[~out]]])
     if sampling.min_p > 0.0:
