@@ -188,8 +188,13 @@ def test_on_a_real_terminal_ctrl_c_stops_an_answer_and_ctrl_d_leaves(model_folde
     terminal = Terminal(str(model_folder("llama")), "--max-tokens", "400", "--temperature", "2")
     terminal.until("/help tells the commands.")
     terminal.until("> ")
-    terminal.type("\x03")
-    terminal.until("(Ctrl-D or /exit leaves)")
+    for attempt in range(3):  # a key that comes while the line editor takes over the terminal is lost
+        terminal.type("\x03")
+        try:
+            terminal.until("(Ctrl-D or /exit leaves)", seconds=15)
+            break
+        except AssertionError:
+            assert attempt < 2, "Ctrl-C at the prompt is not answered"
     terminal.until("> ")
     for _ in range(20):  # on a busy machine an answer may be over before it can be stopped
         terminal.type("Hello\r")
