@@ -27,7 +27,7 @@ def main(model: str, rows: str) -> None:
     template, opening = timed(lambda: open_template(Path(model)))
 
     def encode() -> Any:
-        stored = encoded(template, recipe, "train", prepared.train, prepared.fingerprint, lambda text: None)
+        stored = encoded(template, recipe, ChatSpec(), "train", prepared.train, prepared.fingerprint, lambda text: None)
         contract = examine(template, prepared.train, fit(stored.rows, 1 << 20, "drop"))
         return stored, contract
 
