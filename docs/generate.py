@@ -16,8 +16,8 @@ from pydantic.fields import FieldInfo
 from tutelage.options import VERBS
 from tutelage.recipe import (
     BatchSpec,
-    ChatSpec,
     DataSpec,
+    DedupeSpec,
     FullSpec,
     LoraSpec,
     OptimSpec,
@@ -25,15 +25,18 @@ from tutelage.recipe import (
     SaveSpec,
     SourceSpec,
     Spec,
+    SplitSpec,
     ValidateSpec,
 )
+from tutelage.taskspec import TASKS
 
 FOLDER = Path(__file__).parent
 HEAD = "<!-- Written by docs/generate.py from {source}. Change that file, then run `make docs`. -->\n"
 
 # What keys mean whose declaration has no description; one that gets its own must leave this table.
 MEANINGS = {
-    "task": "what is learnt: `chat`; short for `{kind: chat}`",
+    "task": "what is learnt: `chat`, `classify`, `tag`, `extract`, `seq2seq` or `text` ([tasks](tasks.md)); short for "
+    "`{kind: chat}`",
     "data": "where the labelled rows are",
     "method": "what trains: `lora` or `full`; short for `{kind: lora}`",
     "optim": "the optimiser and its schedule",
@@ -45,8 +48,8 @@ MEANINGS = {
     "validate": "when held-out rows are scored",
     "batch": "how a step is run; never what it computes",
     "threads": "processor threads; none: all that this process may use",
-    "data.train.path": "a file (`.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`) or a folder of such files",
-    "task.kind": "the only task so far",
+    "data.train.path": "a file (`.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.conll`, `.txt`) or a folder of such files",
+    "task.kind": "the task",
     "method.kind": "the method",
     "method.rank": "the adapter's rank r",
     "method.alpha": "the adapter's output is scaled by alpha / rank",
@@ -65,7 +68,9 @@ SECTIONS: list[tuple[str, str, type[Spec]]] = [
     ("The top level", "", Recipe),
     ("`data`", "data.", DataSpec),
     ("A source in `data.train`, `data.validation` or `data.test`", "data.train.", SourceSpec),
-    ("`task`", "task.", ChatSpec),
+    *((f"`task: {kind}`", "task.", spec) for kind, spec in TASKS.items()),
+    ("`data.dedupe`", "data.dedupe.", DedupeSpec),
+    ("`data.split`", "data.split.", SplitSpec),
     ("`method: lora`", "method.", LoraSpec),
     ("`method: full`", "method.", FullSpec),
     ("`optim`", "optim.", OptimSpec),
@@ -115,6 +120,8 @@ def type_text(annotation: Any) -> str:
         return " or ".join(f"`{arg}`" for arg in args)
     if origin is list:
         return f"list of {type_text(args[0])}"
+    if origin is dict:
+        return "mapping of numbers"
     if origin is tuple:
         return "list of numbers" if args[0] is float else "list of rows"
     if isinstance(annotation, type) and issubclass(annotation, Spec):

@@ -69,10 +69,13 @@ def build() -> Callable[..., Any]:
     return typer.main.get_command(app)
 
 
-GROUP_HELP = {"models": "The models that can be tuned: list, describe, get."}
+GROUP_HELP = {
+    "data": "Labelled data: check, prepare, review.",
+    "models": "The models that can be tuned: list, describe, get.",
+}
 
 
-METAVARS = {str: "TEXT", str | None: "TEXT", int: "NUMBER", float: "NUMBER", tuple[str, ...]: "KEY=VALUE"}
+METAVARS = {str: "TEXT", str | None: "TEXT", int: "NUMBER", float: "NUMBER", tuple[str, ...]: "TEXT"}
 
 
 def _group(text: str) -> typer.Typer:
@@ -107,7 +110,7 @@ def _command(name: str, options: type) -> Callable[..., int]:
     parameters = []
     for field in fields(options):
         kind, text = get_args(hints[field.name])
-        flag, metavar = "--" + field.name.replace("_", "-"), METAVARS.get(kind)
+        flag, metavar = "--" + field.name.replace("_", "-"), "KEY=VALUE" if field.name == "set" else METAVARS.get(kind)
         required = field.default is MISSING
         info = (
             typer.Argument(help=text, show_default=False)
@@ -116,7 +119,7 @@ def _command(name: str, options: type) -> Callable[..., int]:
         )
         default: Any = field.default
         if kind == tuple[str, ...]:
-            kind, default = list[str], list(default)
+            kind, default = list[str], None if required else list(default)
         parameters.append(
             _parameter(field.name, Annotated[kind, info], inspect.Parameter.empty if required else default)
         )
@@ -161,7 +164,9 @@ def _result(name: str, options: Any, as_json: bool) -> Any:
     # What a library prints must not get between a program and the one JSON document.
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         values = {field.name: getattr(options, field.name) for field in fields(options)}
-        progress = _progress(values)  # reads the recipe: a wrong one is refused before torch is imported
+        progress = (
+            Progress() if name == "data_prepare" else _progress(values)
+        )  # reads the recipe: a wrong one is refused before torch is imported
         verb: Callable[..., Any] = getattr(tutelage, name)
         return plain(verb(**values, **_watchers(verb, progress)))
 

@@ -105,9 +105,37 @@ class Evaluate:
     max_tokens: Annotated[int, "the longest answer in tokens"] = 256
     skip_forgetting: Annotated[bool, "do not measure what a run forgot"] = False
     probes: Annotated[str | None, "a folder with further probes (docs/evaluation.md)"] = None
+    label_next: Annotated[
+        str | None, "unlabelled rows with a `text`: write them ordered by how unsure the model is"
+    ] = None
     learning_curve: Annotated[bool, "train on 25 and 50 % of a run's rows too: would more labels help?"] = False
     seed: Annotated[int, "of the resampling, and of the sampled answers that the divergence is measured on"] = 0
     out: Annotated[str | None, "where predictions and result are written; by default into the run"] = None
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a tuned model for other programs, and prove that it still is the same model."""
+
+    model: Annotated[str, "a run folder, an adapter or model folder, or a name"]
+    to: Annotated[str, "peft, merged[:fp32|bf16|fp16], gguf[:f16|f32|bf16|q8_0|q4_0|q4_k_m|...] or ollama[:...]"] = (
+        "merged"
+    )
+    out: Annotated[str | None, "the folder of the export; by default exports/ in the run folder"] = None
+    data: Annotated[str | None, "a file of rows to replay; by default the run's held-out ones"] = None
+    prompts: Annotated[int, "how many held-out prompts the parity gate replays"] = 20
+    max_tokens: Annotated[int, "the longest replayed answer in tokens"] = 64
+    texts: Annotated[int, "how many hard texts are tokenised both ways"] = 2000
+
+
+@dataclass(frozen=True)
+class Push:
+    """Upload a finished export to a model hub, into a private repository unless told otherwise."""
+
+    export: Annotated[str, "the folder of an export"]
+    repository: Annotated[str, "org/name"]
+    public: Annotated[bool, "everybody may read it"] = False
+    message: Annotated[str, "of the commit"] = "Add the model and its parity figures"
 
 
 @dataclass(frozen=True)
@@ -130,6 +158,50 @@ class Doctor:
 
 
 @dataclass(frozen=True)
+class DataCheck:
+    """Look for what is wrong with data files, and describe them. Changes nothing; exit code 1 where it finds an error."""
+
+    files: Annotated[tuple[str, ...], "files, folders or patterns (train.jsonl data/ 'parts/*.csv.gz')"]
+    test: Annotated[
+        tuple[str, ...], "a held-out file: what it shares with the others is reported (may be repeated)"
+    ] = ()
+    format: Annotated[str | None, "the format of all files; detected where not given"] = None
+    near: Annotated[float, "the Jaccard similarity from which rows are near-duplicates"] = 0.8
+    labels: Annotated[bool, "also look for labels that are likely wrong, with a small model"] = False
+    encoder: Annotated[str, "the model for --labels: a catalogue name, a hub id or a folder"] = "minilm-l6"
+    html: Annotated[str | None, "also write the report into this HTML file"] = None
+    processes: Annotated[int, "how many processes look at the rows; 0: as many as there are cores"] = 0
+
+
+@dataclass(frozen=True)
+class DataPrepare:
+    """Clean, deduplicate and split a recipe's data into a folder to train from, and list every dropped row."""
+
+    recipe: Annotated[str, "a recipe file; only its `data` part is needed"]
+    set: Annotated[tuple[str, ...], "override a recipe key: --set data.dedupe.near=0.9 (may be repeated)"] = ()
+    out: Annotated[str | None, "the prepared folder, in place of the recipe's data.prepared"] = None
+    processes: Annotated[int, "how many processes look at the rows; 0: as many as there are cores"] = 0
+
+
+@dataclass(frozen=True)
+class DataReview:
+    """Decide about flagged rows (keep, fix, drop, relabel), or label rows that have none. `data prepare` obeys."""
+
+    file: Annotated[str, "a data file"]
+    decisions: Annotated[str, "the file the decisions go to; name it in the recipe as data.decisions"] = (
+        "decisions.jsonl"
+    )
+    labels: Annotated[
+        str | None, "the labels to choose from, with commas; rows without a label are then asked about"
+    ] = None
+    kinds: Annotated[str | None, "only these kinds of findings, with commas (contradiction,near_duplicate)"] = None
+    flagged: Annotated[str | None, "a list of rows to look at: what data check --labels --json printed"] = None
+    most: Annotated[int, "look at no more rows than this"] = 1000
+    to_csv: Annotated[str | None, "write the list into this CSV file instead of asking"] = None
+    from_csv: Annotated[str | None, "take the decisions from this CSV file instead of asking"] = None
+
+
+@dataclass(frozen=True)
 class Selftest:
     """Prove on your model and data that speed changes nothing: every fast path against the plain one, gradients included."""
 
@@ -137,19 +209,48 @@ class Selftest:
     set: Annotated[tuple[str, ...], "override a recipe key: --set model=FOLDER (may be repeated)"] = ()
 
 
+@dataclass(frozen=True)
+class Serve:
+    """Answer OpenAI's API with tuned models, and a chat page. Several runs may be named; so may `name=run`."""
+
+    models: Annotated[tuple[str, ...], "run folders, adapter or model folders, or names; NAME=RUN names one yourself"]
+    host: Annotated[str, "the address to listen on; any but loopback needs a key"] = "127.0.0.1"
+    port: Annotated[int, "the port; 0: any free one"] = 8000
+    api_key: Annotated[str | None, "the key that clients must send; made up where one is needed and none given"] = None
+    allow_host: Annotated[tuple[str, ...], "another name that clients call this server by (may be repeated)"] = ()
+    engine: Annotated[str, "torch, or llama.cpp: exported to GGUF and checked first"] = "torch"
+    precision: Annotated[str, "torch: auto (measured), fp32 or bf16; llama.cpp: auto (q8_0) or any of gguf's"] = "auto"
+    base: Annotated[bool, "load the untouched model of a fully tuned run too (that of an adapter is always there)"] = (
+        False
+    )
+    slots: Annotated[int, "streams that run at a time"] = 8
+    queue: Annotated[int, "streams that may wait; beyond them clients are told to come again"] = 64
+    max_tokens: Annotated[int, "the longest answer in tokens"] = 4096
+    seconds: Annotated[float, "the longest request"] = 300.0
+    keep: Annotated[int, "tokens of finished streams kept, for prompts that begin like them"] = 8192
+    threads: Annotated[int, "processor threads; 0: all that this process may use"] = 0
+    log_prompts: Annotated[bool, "write prompts and answers to stderr"] = False
+
+
 # Public function → its options; the part before `_` is a group on the command line.
 VERBS: dict[str, type] = {
     "chat": Chat,
     "compare": Compare,
+    "data_check": DataCheck,
+    "data_prepare": DataPrepare,
+    "data_review": DataReview,
     "doctor": Doctor,
     "evaluate": Evaluate,
+    "export": Export,
     "models_describe": ModelsDescribe,
     "models_get": ModelsGet,
     "models_list": ModelsList,
     "preview": Preview,
+    "push": Push,
     "quickstart": Quickstart,
     "report": Report,
     "runs": Runs,
     "selftest": Selftest,
+    "serve": Serve,
     "train": Train,
 }

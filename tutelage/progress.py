@@ -76,7 +76,7 @@ class Progress:
         best = ", the best so far" if event.best else ""
         self.say(
             f"{which}: held-out loss {event.loss:.4f}, perplexity {event.perplexity:.3g}, "
-            f"next-token accuracy {event.accuracy:.1%} on {event.rows} rows{best}"
+            f"{event.accuracy:.1%} of its targets right on {event.rows} rows{best}"
         )
 
     def saved(self, event: Saved) -> None:

@@ -37,6 +37,7 @@ class SourceSpec(Spec):
 
     path: str
     format: str | None = Field(None, description="the data format; detected from the rows where not given")
+    columns: dict[str, str] = Field(default_factory=dict, description="names to read columns as: {prompt: question}")
     target: str | None = Field(None, description="a file whose line i is the target of line i of `path`")
     weight: float = Field(
         1.0, gt=0, description="how often its rows come in an epoch: 2 is twice, 0.5 every second one"
@@ -55,13 +56,42 @@ Source = Annotated[SourceSpec, BeforeValidator(_source)]
 Sources = Annotated[list[Source], BeforeValidator(_listed)]
 
 
+class DedupeSpec(Spec):
+    """Which repeats `data prepare` removes."""
+
+    exact: bool = Field(True, description="rows equal but for case, punctuation and spaces: the first is kept")
+    near: float | None = Field(0.8, ge=0.3, le=1.0, description="the Jaccard similarity of near-duplicates; none: kept")
+    by: Literal["both", "prompt", "answer"] = Field("both", description="what of two rows must be alike")
+    keep: Literal["longest", "first"] = Field(
+        "longest", description="which of near-duplicates: longest answer, or first"
+    )
+    contradictions: Literal["keep", "drop"] = Field("keep", description="rows with one input and different answers")
+
+
+class SplitSpec(Spec):
+    """How `data prepare` splits by `validation` and `test` shares: by a hash of the input, so that rows stay put."""
+
+    group: str | None = Field(None, description="a column; rows with the same value stay on one side")
+    time: str | None = Field(None, description="a column; the latest rows are held out")
+    stratify: bool = Field(False, description="hold out the same share of every label")
+
+
 class DataSpec(Spec):
     """Where the labelled rows are. In Python, `rows` may hold them in memory instead of `train`."""
 
     train: Sources = Field(default_factory=list, description="files or folders")
     rows: tuple[dict[str, Any], ...] = Field((), exclude=True, description="rows in memory (Python only)")
     validation: float | Sources | None = Field(None, description="a share between 0 and 1, or files")
-    test: Sources | None = Field(None, description="files, checked for overlap with the training rows")
+    test: float | Sources | None = Field(None, description="a share (with `prepared`), or files: checked for overlap")
+    prepared: str | None = Field(None, description="the folder `data prepare` writes, and from which is then trained")
+    clean: list[str | dict[str, Any]] = Field(
+        default_factory=list, description="changes to the cleaning rules, e.g. [-whitespace, +mask_personal]"
+    )
+    dedupe: DedupeSpec = Field(default=DedupeSpec(), description="which repeats `data prepare` removes")
+    split: SplitSpec = Field(default=SplitSpec(), description="how `data prepare` splits")
+    leak: Literal["remove", "report"] = Field("remove", description="training rows that held-out files also have")
+    broken: Literal["drop", "error"] = Field("drop", description="rows that cannot be read, in `data prepare`")
+    decisions: str | None = Field(None, description="a file of decisions that `data review` wrote")
 
     @model_validator(mode="before")
     @classmethod
@@ -73,9 +103,12 @@ class DataSpec(Spec):
 
     @model_validator(mode="after")
     def _share_is_a_share(self) -> "DataSpec":
+        held_out = self.validation if isinstance(self.validation, float) else 0.0
         if isinstance(self.validation, float) and not 0.0 <= self.validation < 1.0:
             raise ValueError("validation: a share must be at least 0 and below 1")
-        if not self.train and not self.rows:
+        if isinstance(self.test, float) and not 0.0 <= self.test + held_out < 1.0:
+            raise ValueError("test: the shares must be at least 0 and together below 1")
+        if not self.train and not self.rows and not self.prepared:
             raise ValueError("train: name at least one file or row")
         return self
 
@@ -185,8 +218,11 @@ def _mapping_without_repeats(loader: _Loader, node: yaml.MappingNode) -> dict[ob
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_repeats)
 
 
-def read_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
-    """The recipe in the YAML file at `path` with `a.b=value` overrides; relative paths stay as written."""
+def read_recipe(path: str | Path, overrides: tuple[str, ...] = (), *, model: str | None = None) -> Recipe:
+    """The recipe in the YAML file at `path` with `a.b=value` overrides; relative paths stay as written.
+
+    `model` stands in where the recipe names none.
+    """
     path = Path(path)
     if not path.is_file():
         raise MissingInputError("there is no such recipe", where=str(path), fix="name a YAML file, e.g. recipe.yaml")
@@ -196,7 +232,14 @@ def read_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
         raise RecipeError("this is not YAML", where=str(path), why=" ".join(str(error).split())) from error
     if not isinstance(values, dict):
         raise RecipeError("a recipe is a mapping of keys", where=str(path), fix="start with `model:` and `data:`")
-    return make_recipe(apply_overrides(values, overrides), str(path), stem=path.stem)
+    given = {"model": model} if model else {}
+    return make_recipe({**given, **apply_overrides(values, overrides)}, str(path), stem=path.stem)
+
+
+def read_data(path: str | Path, overrides: tuple[str, ...] = ()) -> tuple[DataSpec, int, str]:
+    """The data part of a recipe, its seed and its name; the recipe need not name a model yet."""
+    recipe = read_recipe(path, overrides, model="none yet")
+    return recipe.data, recipe.seed, Path(path).stem
 
 
 def apply_overrides(values: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -287,7 +330,8 @@ def _problem(item: dict[str, Any], where: str) -> Problem:
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
     specs: dict[str, type[Spec]] = {
         "data": DataSpec, **TASKS, "lora": LoraSpec, "full": FullSpec, "optim": OptimSpec,
-        "save": SaveSpec, "validate": ValidateSpec, "batch": BatchSpec, "train": SourceSpec,
+        "save": SaveSpec, "validate": ValidateSpec, "batch": BatchSpec, "train": SourceSpec, "dedupe": DedupeSpec,
+        "split": SplitSpec,
     }  # fmt: skip
     for part in reversed(location[:-1]):
         if isinstance(part, str) and part in specs:

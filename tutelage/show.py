@@ -71,7 +71,10 @@ def show_train(result: dict[str, Any]) -> Iterator[str]:
         yield f"held-out loss {loss(before.get('loss'), after.get('loss'))}"
     if result.get("resumed_from") is not None:
         yield f"resumed from  step {result['resumed_from']:,}"
-    yield f"next          tutelage chat {result['run']}"
+    chats = result.get("task", "chat") in ("chat", "seq2seq", "text")
+    yield f"next          tutelage {'chat' if chats else 'evaluate'} {result['run']}" + (
+        "" if chats else " --data FILE"
+    )
 
 
 def show_quickstart(result: dict[str, Any]) -> Iterator[str]:
@@ -174,9 +177,82 @@ def show_selftest(result: dict[str, Any]) -> Iterator[str]:
     yield f"all {len(rows)} checks hold ({result['seconds']:.0f} s)"
 
 
+def show_export(result: dict[str, Any]) -> Iterator[str]:
+    """Where the export is, and how it compares with the trained model."""
+    parity = result["parity"]
+    yield f"export        {result['path']} ({result['kind']}, {result['precision']})"
+    for name, count in result["files"].items():
+        yield f"              {size(count):>9}  {name}"
+    kind = "held-out" if parity["held_out"] else "built-in"
+    yield f"replayed      {parity['prompts']} {kind} prompts, by {parity['runner']}"
+    ties = f", {parity['ties']} ties not counted" if parity["ties"] else ""
+    widest = number(parity["logit_difference"])
+    yield f"agreement     {parity['agreement']:.2%} of {parity['tokens']} tokens{ties}; largest logit difference {widest}"
+    yield f"stops         {parity['same_stops']} of {parity['stops']} answers end at the same token"
+    yield f"tokeniser     {parity['same_texts']:,} of {parity['texts']:,} hard texts identical"
+    if parity["loss_change"] is not None:
+        yield f"loss          {loss(parity['loss'], parity['export_loss'])} ({parity['loss_change']:+.2%})"
+    for line in result["commands"].values():
+        yield f"serve it      {line}"
+    for rule in result["broken_rules"]:
+        yield f"but           it breaks a rule: {rule}"
+
+
 def show_report(result: dict[str, Any]) -> Iterator[str]:
     """Where the report is."""
     yield result["report"]
+
+
+def show_data_check(result: dict[str, Any]) -> Iterator[str]:
+    """What the files are, what was found, worst first, with places and what to do."""
+    for file in result["profile"]["files"]:
+        formats = ", ".join(f"{name} ({count:,})" for name, count in file["formats"].items())
+        yield f"{file['file']}: {file['rows']:,} rows, {formats}"
+    lengths, labels = result["profile"]["characters"], result["profile"]["labels"]
+    for name in ("prompt", "answer"):
+        if lengths[name]:
+            yield f"{name:8}  " + ", ".join(f"{key} {value:,}" for key, value in lengths[name].items()) + " characters"
+    if labels:
+        first = ", ".join(f"{label} {count:,}" for label, count in list(labels.items())[:8])
+        yield f"labels    {len(labels):,}: {first}{', …' if len(labels) > 8 else ''}"
+    yield f"advice    {result['advice']['different_rows']:,} different rows; {result['advice']['rule']}"
+    yield from result["notes"]
+    for severity in ("error", "warning", "info"):
+        for finding in (each for each in result["findings"] if each["severity"] == severity):
+            yield ""
+            yield f"{severity}: {finding['count']:,} × {finding['title']} ({finding['kind']})"
+            for example in finding["examples"][:3]:
+                yield "  " + safe(_example_line(example))
+            if finding["count"] > 3:
+                yield f"  … and {finding['count'] - 3:,} more"
+            yield f"  fix: {finding['fix']}"
+    if not result["findings"]:
+        yield "nothing was found"
+    if result["html"]:
+        yield f"report    {result['html']}"
+
+
+def show_data_prepare(result: dict[str, Any]) -> Iterator[str]:
+    """Rows per split, what was dropped and changed, and where it is listed."""
+    yield "rows      " + ", ".join(f"{name} {count:,}" for name, count in result["counts"].items())
+    for reason, count in result["dropped"].items():
+        yield f"dropped   {count:,} × {reason}"
+    yield f"changed   {result['changed']:,} rows"
+    yield f"data      {result['prepared']}, fingerprint {result['fingerprint'][:16]}"
+    yield f"listed in {result['prepared']}/dropped.jsonl and changed.jsonl; the rest in {result['report']}"
+
+
+def _example_line(example: dict[str, Any]) -> str:
+    parts = [f"{example['file']}:{example['row']}"]
+    if "of" in example:
+        alike = f" ({example['similarity']:.2f})" if "similarity" in example else ""
+        parts.append(f"like {example['of']['file']}:{example['of']['row']}{alike}")
+    return "  ".join([*parts, *(example[key] for key in ("detail", "text") if key in example)])
+
+
+def safe(text: str) -> str:
+    """`text` without what could move a terminal's cursor."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def interval(score: Mapping[str, Any]) -> str:
@@ -241,6 +317,8 @@ def show_evaluate(result: dict[str, Any]) -> Iterator[str]:
             yield f"trained on {point['rows']:,} rows ({point['share']:.0%}): {found['metric']} {interval(point['score'])}"
         yield found["sentence"]
     yield f"predictions   {result['predictions']}"
+    if result.get("label_next"):
+        yield f"label next    {result['label_next']}"
     if "report" in result:
         yield f"report        {result['report']}"
 
@@ -267,15 +345,21 @@ def show_nothing(result: Any) -> Iterator[str]:
 SHOW: dict[str, Show] = {
     "chat": show_nothing,
     "compare": show_compare,
+    "data_check": show_data_check,
+    "data_prepare": show_data_prepare,
+    "data_review": pairs,
     "doctor": show_doctor,
     "evaluate": show_evaluate,
+    "export": show_export,
     "models_describe": pairs,
     "models_get": pairs,
     "models_list": show_models_list,
     "preview": show_preview,
+    "push": pairs,
     "quickstart": show_quickstart,
     "report": show_report,
     "runs": show_runs,
     "selftest": show_selftest,
+    "serve": pairs,
     "train": show_train,
 }

@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 from bench.tasks.run import ours  # noqa: E402
 from bench.tasks.score import RESAMPLES  # noqa: E402
-from bench.tasks.sets import SETS  # noqa: E402
+from bench.tasks.sets import DATA, SETS  # noqa: E402
 from tutelage.data.prepare import prepare  # noqa: E402
 from tutelage.metrics.types import Prediction  # noqa: E402
 from tutelage.recipe import DataSpec  # noqa: E402
@@ -59,7 +59,7 @@ SCORES: dict[str, Any] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("set", choices=sorted(SCORES))
-    parser.add_argument("--data", default=str(HERE.parents[2] / "shared" / "data"))
+    parser.add_argument("--data", default=str(DATA))
     parser.add_argument("--work", default="/tmp/bench_tasks")
     parser.add_argument("--rows", type=int, help="at most this many rows: for trying the script out")
     parser.add_argument("--steps", type=int, help="stop after this many steps: for trying the script out")

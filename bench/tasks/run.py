@@ -19,7 +19,7 @@ ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 from bench.harness.memory import run_measured  # noqa: E402
 from bench.tasks.score import difference  # noqa: E402
-from bench.tasks.sets import SETS, Set  # noqa: E402
+from bench.tasks.sets import DATA, SETS, Set  # noqa: E402
 from tutelage.models.fetch import fetch  # noqa: E402
 from tutelage.models.ref import parse_ref  # noqa: E402
 
@@ -74,7 +74,7 @@ def scored(one: Set, made: dict[str, Any], out: Path) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sets", nargs="+", choices=["banking77", "wnut17", "xquad"])
-    parser.add_argument("--data", default=str(ROOT.parent / "shared" / "data"))
+    parser.add_argument("--data", default=str(DATA))
     parser.add_argument("--work", default="/tmp/bench_tasks")
     parser.add_argument("--peer", default="/work/peers/trainer/bin/python")
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"], help="of the Trainer; ours measures")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import tutelage
+from tutelage.errors import DataError
 from tutelage.evaluate.files import read_predictions
 from tutelage.evaluate.scoring import MAIN
 from tutelage.recipe import make_recipe
@@ -52,3 +53,23 @@ def test_a_tuned_model_is_better_than_the_untouched_one(case: str, made: Made, r
     if case in ("classify", "verbalised", "tag"):
         assert found["per_class"]
     json.dumps(found, allow_nan=False)
+
+
+def test_unlabelled_rows_are_ordered_by_doubt(made: Made, rows_file: Made, tmp_path: Path) -> None:
+    data, run = str(rows_file("classify")), str(tmp_path / "run")
+    recipe = make_recipe({
+        "model": str(made("bert")), "task": {"kind": "classify"}, "data": {"train": data}, "method": "full", "max_tokens": 128,
+        "optim": {"steps": 5, "batch_size": 8, "learning_rate": 3e-3}, "precision": "fp32", "threads": 1,
+    })  # fmt: skip
+    tutelage.train(recipe, out=run)
+    unlabelled = tmp_path / "unlabelled.jsonl"
+    unlabelled.write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in ("one thing", "and another", "one thing"))
+    )
+    found = tutelage.evaluate(run, data=data, label_next=str(unlabelled), skip_forgetting=True)
+    lines = [json.loads(line) for line in Path(found["label_next"]).read_text().splitlines()]
+    assert len(lines) == 2  # the third is the first again
+    assert lines[0]["uncertainty"] >= lines[1]["uncertainty"]
+    unlabelled.write_text('{"txet": "x"}\n')
+    with pytest.raises(DataError, match="no `text`"):
+        tutelage.evaluate(run, data=data, label_next=str(unlabelled), skip_forgetting=True)

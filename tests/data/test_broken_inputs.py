@@ -1,5 +1,6 @@
 """Every broken input ends in a sentence with a place and a reason or a fix, and with the right exit code."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -85,13 +86,15 @@ BROKEN: dict[str, tuple[str, bytes, int | None, tuple[str, ...]]] = {
     "pickle named jsonl": ("a.jsonl", b"\x80\x04\x95rest", 1, ("pickle",)),
     "parquet named csv": ("a.csv", b"PAR1rest", 1, ("Parquet",)),
     "excel named csv": ("a.csv", b"PK\x03\x04rest", 1, ("Excel",)),
-    "parquet": ("a.parquet", b"PAR1", None, (".parquet", "not read yet", ".jsonl")),
-    "packed jsonl": ("a.jsonl.gz", b"\x1f\x8b", None, (".gz", "packed")),
+    "parquet": ("a.parquet", b"PAR1", 1, ("Parquet", "damaged")),
+    "packed jsonl, no gzip": ("a.jsonl.gz", GOOD, 1, ("unpacked", "gzip")),
+    "packed bomb": ("a.jsonl.gz", gzip.compress(b" " * 90_000_000), 2, ("which no text does",)),
     "pickle": ("a.pkl", b"\x80\x04", None, (".pkl", "run code")),
     "numpy": ("a.npy", b"\x93NUMPY", None, (".npy", "run code")),
     "conll": ("a.conll", b"I\tO\nsee\n", 2, ("no tag",)),
     "unknown extension": ("a.docx", b"x", None, (".docx", ".csv, .iob")),
-    "no extension": ("rows", GOOD, None, ("without an extension",)),
+    "no extension, no columns": ("rows", b"a b\nc d\n", 1, ("no columns",)),
+    "no extension, a broken line": ("rows", b"a\tb\n" * 20 + b"c\n", 21, ("1 field ", "join it")),
     "ragged csv, short": ("a.csv", b"prompt,response\na,b\nc\n", 3, ("1 fields", "header 2")),
     "ragged csv, long": ("a.csv", b"prompt,response\na,b,c\n", 2, ("3 fields",)),
     "csv after a long record": ("a.csv", b'prompt,response\n"a\nb",c\nd\n', 4, ("1 fields",)),
@@ -106,8 +109,8 @@ BROKEN: dict[str, tuple[str, bytes, int | None, tuple[str, ...]]] = {
     "two formats": ("a.jsonl", GOOD + row(instruction="a", output="b"), 2, ("mixes", "a.jsonl:1")),
     "two formats in a row": ("a.jsonl", row(prompt="a", response="b", completion="c"), 1, ("two formats", "format:")),
     "content left out": ("a.jsonl", GOOD + row(prompt="a", response="b", context="c"), 2, ("`context`", "left out")),
-    "oasst": ("a.jsonl", row(message_id="1", parent_id=None, text="a", role="prompter"), 1, ("OASST", "parent_id")),
-    "self-instruct": ("a.jsonl", row(instruction="a", instances=[{}]), 1, ("self-instruct", "instances")),
+    "oasst": ("a.jsonl", row(message_id="1", parent_id=None, text="a", role="prompter"), 1, ("no answer", "replied")),
+    "self-instruct": ("a.jsonl", row(instruction="a", instances=[{}]), 1, ("output",)),
     "token tags": ("a.jsonl", row(tokens=["a"], ner_tags=["O"]), 1, ("CoNLL", "task: tag")),
     "squad": ("a.json", NESTED, 1, ("SQuAD", "task: extract")),
     "text and label": ("a.csv", b"text,label\na,b\n", 2, ("label",)),
@@ -217,8 +220,8 @@ def test_folder_without_data(tmp_path: Path) -> None:
 
 def test_folder_with_unreadable_data(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(GOOD)
-    (tmp_path / "b.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match=r"b\.parquet"):
+    (tmp_path / "b.arrow").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"b\.arrow"):
         prepare(DataSpec(train=[str(tmp_path)]), seed=0)
 
 

@@ -146,3 +146,12 @@ def test_rows_in_memory_keep_the_rules_of_files() -> None:
     assert [isinstance(item, Problem) for item in items] == [False, True, True, True, True, True, True]
     assert isinstance(items[1], Problem)
     assert items[1].where == "<memory>:2"
+
+
+def test_a_file_of_nothing_but_broken_rows_is_left_early(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("[" + "1," * 30_000 + "1]")
+    found = list(read(str(path)))
+    assert len(found) == 10_002
+    assert isinstance(found[-1], Problem)
+    assert "not looked at" in found[-1].what

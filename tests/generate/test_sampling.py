@@ -72,3 +72,16 @@ def test_wrong_settings_are_all_named_at_once() -> None:
     assert [problem.where for problem in caught.value.problems] == [
         "temperature", "top_k", "top_p", "min_p", "repetition_penalty",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999])
+def test_top_p_keeps_what_sorting_everything_keeps(top_p: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for spread in (0.01, 1.0, 5.0):
+        scores = torch.randn(2000, generator=generator) * spread
+        ordered, order = torch.softmax(scores.double(), dim=-1).sort()
+        out = ordered.cumsum(dim=-1) <= 1.0 - top_p
+        out[-1] = False
+        kept = torch.isfinite(filtered(scores, Sampling(temperature=1.0, top_p=top_p))).nonzero()[:, 0].tolist()
+        expected = sorted(order[~out].tolist())
+        assert len(set(kept) ^ set(expected)) <= 1  # the one on the edge may fall either way by rounding

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer
 
-from tutelage.generate.text import pieces
+from tutelage.generate.text import StopTexts, pieces
 
 
 def given_ids(ids: list[int], reason: str = "stop") -> Generator[int, None, str]:
@@ -78,3 +78,32 @@ def test_spaces_survive_a_decoder_that_drops_the_first_one() -> None:
 
 def test_an_empty_stream_gives_nothing(tokenizer: Any) -> None:
     assert collect(pieces(given_ids([]), tokenizer.decode)) == ([], "stop")
+
+
+@given(
+    pieces=st.lists(st.text("ab<>", max_size=4), max_size=12),
+    stops=st.lists(st.text("ab<>", min_size=1, max_size=3), max_size=3),
+)
+def test_what_comes_through_ends_before_the_first_stop_text(pieces: list[str], stops: list[str]) -> None:
+    """However the text is cut into pieces."""
+    stream = StopTexts(stops)
+    out = "".join(stream.push(piece) for piece in pieces)
+    whole = "".join(pieces)
+    ends = [at for stop in stops if (at := whole.find(stop)) >= 0]
+    if stream.stopped:
+        assert any(whole.startswith(out) and whole[len(out) :].startswith(stop) for stop in stops)
+        assert not any(stop in out for stop in stops)
+    else:
+        assert not ends
+        assert out + stream.finish() == whole
+
+
+def test_only_what_may_become_a_stop_text_is_held_back() -> None:
+    stream = StopTexts(["END"])
+    assert stream.push("The E") == "The "
+    assert stream.push("N") == ""
+    assert stream.push("T") == "ENT"
+    assert stream.push("  EN") == "  "
+    assert stream.push("D of it") == ""
+    assert stream.stopped
+    assert stream.push("more") == ""

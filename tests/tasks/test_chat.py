@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from tutelage.data.types import At, Conversation, Message
 from tutelage.encode.layout import make_layout
+from tutelage.encode.rows import Rows
 from tutelage.encode.template import Template
 from tutelage.engine.backbone import make_backbone
 from tutelage.recipe import ChatSpec
@@ -62,7 +63,7 @@ def test_a_weight_scales_the_loss_of_its_turn(template: Template, model_folder: 
         conversation = Conversation((*messages, Message("assistant", "three", second)), At("f.jsonl", 1))
         (encoded,) = chat.encode(template, ChatSpec(), [conversation])
         with torch.no_grad():
-            result: Any = chat.loss(backbone, make_layout([encoded], share_prefix=False))
+            result: Any = chat.loss(backbone, make_layout([Rows.all(encoded)[0]], share_prefix=False))
         return float(result.value)
 
     one, two = value(1.0, 0.0), value(0.0, 1.0)

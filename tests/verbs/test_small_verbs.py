@@ -8,7 +8,8 @@ import pytest
 
 import tutelage
 from tutelage.errors import MissingInputError
-from tutelage.show import SHOW, plain, size
+from tutelage.runs import plain
+from tutelage.show import SHOW, size
 from tutelage.verbs import doctor
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from tutelage.data.packed import PACKED, open_bytes
 from tutelage.errors import MissingInputError, Problem
 
 MAX_LINE = 16 * 1024 * 1024
-MAX_WHOLE = 1024 * 1024 * 1024
+MAX_WHOLE = 48 * 1024 * 1024
 CHUNK = 1024 * 1024
 
 UTF8_BOM = b"\xef\xbb\xbf"
@@ -35,15 +36,15 @@ class Line:
 
 def read_lines(path: str) -> Iterator[Line]:
     """The lines of the UTF-8 file at `path`; a file that is something else is one line with a problem."""
+    number = 0
     try:
-        with open(path, "rb") as file:
+        with open_bytes(path) as file:
             problem = _disguise(file, path)
             if problem:
                 yield Line(1, "", problem)
                 return
             offset = len(UTF8_BOM) if file.read(len(UTF8_BOM)) == UTF8_BOM else 0
             file.seek(offset)
-            number = 0
             while raw := file.readline(MAX_LINE + 1):
                 number += 1
                 size = len(raw)
@@ -55,15 +56,17 @@ def read_lines(path: str) -> Iterator[Line]:
                     yield _line(raw, path, number, offset)
                 offset += size
     except OSError as error:
-        raise unreadable(path, error) from error
+        if not path.lower().endswith(PACKED):
+            raise unreadable(path, error) from error
+        yield Line(number + 1, "", _damaged(path, number + 1, error))
 
 
 def read_whole(path: str) -> Line:
     """The whole UTF-8 file at `path` as one text, or its first problem."""
     try:
-        with open(path, "rb") as file:
+        with open_bytes(path) as file:
             problem = _disguise(file, path)
-            size = os.fstat(file.fileno()).st_size
+            size = os.stat(path).st_size
             if not problem and size > MAX_WHOLE:
                 problem = Problem(
                     "the file is too large",
@@ -74,10 +77,18 @@ def read_whole(path: str) -> Line:
             if problem:
                 return Line(1, "", problem)
             raw = file.read(MAX_WHOLE + 1)
+            if len(raw) > MAX_WHOLE:
+                return Line(1, "", Problem("the file is too large", f"{path}:1", "unpacked, it is read whole"))
     except OSError as error:
         raise unreadable(path, error) from error
     start = len(UTF8_BOM) if raw.startswith(UTF8_BOM) else 0
     return _line(raw[start:], path, 1, start)
+
+
+def _damaged(path: str, line: int, error: OSError) -> Problem:
+    """The problem of a packed file from the line on at which it could not be unpacked."""
+    why = f"{error.strerror or error}; the rest of the file was not looked at"
+    return Problem("the packed file cannot be unpacked further", f"{path}:{line}", why, f"pack it anew; gzip -t {path}")
 
 
 def unreadable(path: str, error: OSError) -> MissingInputError:

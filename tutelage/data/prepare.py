@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tutelage.data.checks import find_drop, find_problems
+from tutelage.data.folder import opened
 from tutelage.data.formats import FORMATS
 from tutelage.data.formats.detect import check_accepted, detect
-from tutelage.data.sources import MEMORY, Row, files, read, read_memory
+from tutelage.data.sources import MEMORY, Row, files, read, read_memory, renamed
 from tutelage.data.split import input_key, normalised, split
 from tutelage.data.types import Conversation, Dropped, Prepared
 from tutelage.data.types import Row as DataRow
@@ -51,8 +52,9 @@ def prepare(spec: DataSpec, *, seed: int, accepts: Accepts = only_chat) -> Prepa
 
     Every problem of every file is raised at once; every row that is not used is in `dropped`.
     """
+    spec = opened(spec, seed=seed)
     held_out = spec.validation if isinstance(spec.validation, list) else []
-    sources = {"train": spec.train, "validation": held_out, "test": spec.test or []}
+    sources = {"train": spec.train, "validation": held_out, "test": spec.test if isinstance(spec.test, list) else []}
     _check_formats(sources)
     found = _Findings(accepts)
     paths = _resolved(sources, found)
@@ -64,7 +66,9 @@ def prepare(spec: DataSpec, *, seed: int, accepts: Accepts = only_chat) -> Prepa
         parts[name] += tuple(
             row
             for file, source in paths[name]
-            for row in _read_rows(read(file, source.format, source.target), file, source, found)
+            for row in _read_rows(
+                renamed(read(file, source.format, source.target), source.columns), file, source, found
+            )
         )
         drops[name] = found.dropped[before:]
     if found.total:

@@ -14,7 +14,12 @@ from tutelage.runs import write_text
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> str:
     """The path, after the predictions were written to it."""
-    write_text(path, "".join(json.dumps(as_json(one), ensure_ascii=False) + "\n" for one in predictions))
+    return write_lines(path, [as_json(one) for one in predictions])
+
+
+def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> str:
+    """The path, after the rows were written to it as JSON Lines."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return str(path)
 
 

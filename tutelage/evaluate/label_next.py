@@ -5,8 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.errors import DataError
+from tutelage.data.rows import Labelled
+from tutelage.data.sources import files, read
+from tutelage.errors import DataError, Problem
 from tutelage.metrics import Prediction
+
+LABEL_NEXT = "label-next.jsonl"
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,25 @@ def label_next(predictions: Sequence[Prediction]) -> list[Uncertain]:
             seen.add(key)
             found.append(Uncertain(one, uncertainty(one)))
     return sorted(found, key=lambda item: (-item.uncertainty, item.prediction.at))
+
+
+def unlabelled(data: str, placeholder: tuple[str, ...]) -> tuple[Labelled, ...]:
+    """The texts of rows without labels, from their field `text`; all problems at once.
+
+    `placeholder` stands where the task wants a label; no probability depends on it.
+    """
+    found: list[Labelled] = []
+    problems: list[Problem] = []
+    for item in (item for file in files(data) for item in read(file)):
+        if isinstance(item, Problem):
+            problems.append(item)
+        elif isinstance(item[1].get("text"), str):
+            found.append(Labelled(str(item[1]["text"]), item[0], placeholder))
+        else:
+            problems.append(Problem("this row has no `text`", str(item[0]), fix="write the text to label as `text`"))
+    if problems:
+        raise DataError(problems)
+    return tuple(found)
 
 
 def uncertainty(prediction: Prediction) -> float:

@@ -8,8 +8,10 @@ from typing import Any
 
 from tutelage.data.types import Conversation
 from tutelage.encode.template import Template
+from tutelage.errors import UsageError
 from tutelage.evaluate.files import write_predictions
 from tutelage.evaluate.forgetting import Probed, probe
+from tutelage.evaluate.label_next import Uncertain, label_next, unlabelled
 from tutelage.evaluate.probing import Probe
 from tutelage.evaluate.rows import Rows, recipe_of, with_columns
 from tutelage.evaluate.scoring import metrics_for, score
@@ -20,7 +22,7 @@ from tutelage.metrics import Prediction
 from tutelage.tasks import chat
 from tutelage.tasks.chat_answers import encoded_rows, predict
 from tutelage.tasks.opening import open_for_task
-from tutelage.taskspec import ChatSpec, TaskSpec
+from tutelage.taskspec import ChatSpec, ClassifySpec, TaskSpec
 
 Say = Callable[[str], None]
 
@@ -109,6 +111,21 @@ def score_model(
     found = EVALUATED.get(asked.task, score_task)(model, untouched, label, rows, asked, base, say)
     gc.collect()  # a model is full of cycles, and the next one needs its memory
     return found
+
+
+def least_sure(model: str, data: str, asked: Asked, rows: Rows) -> list[Uncertain]:
+    """The unlabelled texts of `data` by how unsure the model is of their labels."""
+    if asked.task != "classify":
+        raise UsageError(
+            f"rows to label next are not found for the task {asked.task}", where="label_next",
+            why="they are ordered by the probabilities of their labels", fix="--task classify",
+        )  # fmt: skip
+    spec = None if recipe_of(model) else asked.spec
+    opened = open_for_task(model, task=spec, rows=rows.training_rows, precision=asked.precision)
+    known = opened.task.spec
+    assert isinstance(known, ClassifySpec)
+    placeholder = () if known.multi_label else tuple((known.labels or [])[:1])
+    return label_next(opened.predict(unlabelled(data, placeholder)))
 
 
 def _finished(

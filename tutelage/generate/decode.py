@@ -51,7 +51,7 @@ def stream(
     memory = memory if memory is not None else Memory()
     fresh = _reuse(memory, ids, model)
     for _ in range(max_tokens):
-        logits = _forward(model, fresh, memory)
+        logits = read(model, fresh, memory)
         chosen = next_id(logits, sampling, seen=_seen(ids, logits, sampling), generator=generator)
         if chosen in stop_ids:
             return "stop"
@@ -89,10 +89,13 @@ def _croppable(model: Any) -> bool:
     return set(kinds) == {"full_attention"} and getattr(config, "sliding_window", None) is None
 
 
-def _forward(model: Any, ids: list[int], memory: Memory) -> torch.Tensor:
+def read(model: Any, ids: list[int], memory: Memory) -> torch.Tensor:
+    """[vocabulary]: the logits behind `ids`, which `memory` remembers from now on; an empty memory begins anew."""
     # Inference mode must not span a `yield`: it would leak into whoever consumes the stream.
     with torch.inference_mode():
         given = torch.tensor([ids], device=model.device)
+        if memory.cache is None:
+            memory.cache = DynamicCache(config=model.config)
         try:
             out = model(input_ids=given, past_key_values=memory.cache, use_cache=True, logits_to_keep=1)
         except BaseException:  # interrupted half-way: some layers have seen these ids and some have not

@@ -62,10 +62,13 @@ def filtered(scores: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     if 0 < sampling.top_k < len(scores):
         scores = scores.masked_fill(scores < scores.topk(sampling.top_k).values[-1], -torch.inf)
     if sampling.top_p < 1.0:
-        ordered, order = scores.sort()
-        out = torch.softmax(ordered, dim=-1).cumsum(dim=-1) <= 1.0 - sampling.top_p
+        # Ids below an even share of the tail are out whatever their order, so only the few others are sorted.
+        probabilities = torch.softmax(scores, dim=-1)
+        likely = (probabilities >= (1.0 - sampling.top_p) / len(scores)).nonzero()[:, 0]
+        ordered, order = probabilities[likely].sort()
+        out = (1.0 - probabilities[likely].sum()).clamp_min(0.0) + ordered.cumsum(dim=-1) <= 1.0 - sampling.top_p
         out[-1] = False
-        scores = scores.masked_fill(torch.zeros_like(out).index_copy(0, order, out), -torch.inf)
+        scores = torch.full_like(scores, -torch.inf).index_copy(0, likely[order[~out]], scores[likely[order[~out]]])
     if sampling.min_p > 0.0:
         probabilities = torch.softmax(scores, dim=-1)
         scores = scores.masked_fill(probabilities < sampling.min_p * probabilities.max(), -torch.inf)

@@ -22,6 +22,7 @@ INERT = {
     "megatron_config", "megatron_core", "modules_to_save", "runtime_config", "ensure_weight_tying", "qalora_group_size",
 }  # fmt: skip
 # Others (PiSSA, OLoRA, CorDA, LoftQ) take their part out of the base weights, which a plain base does not lack.
+HEADED = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")  # their heads are saved whole; elsewhere it would be embeddings
 OWN_INITIALISATIONS = (True, False, None, "gaussian", "orthogonal")
 
 
@@ -41,6 +42,8 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     used = [key for key, value in config.items() if key not in INERT and value not in (None, False, {}, [])]
     if config.get("init_lora_weights", True) not in OWN_INITIALISATIONS:
         used.append("init_lora_weights")
+    if config.get("modules_to_save") and config.get("task_type") not in HEADED:
+        used.append("modules_to_save")
     if config.get("bias", "none") != "none":
         used.append("bias")
     if used:

@@ -21,11 +21,11 @@ def fresh_modules(model: Any) -> tuple[str, ...]:
     return tuple(heads)
 
 
-def task_type(model: Any) -> str:
-    """PEFT's word for what a model does."""
+def task_type(model: Any) -> str | None:
+    """PEFT's word for what a model does; it has none for masked words."""
     name = type(model).__name__
     found = next((kind for suffix, kind in TASK_TYPES.items() if name.endswith(suffix)), None)
-    if found:
+    if found or name.endswith("ForMaskedLM"):
         return found
     return "SEQ_2_SEQ_LM" if getattr(model.config, "is_encoder_decoder", False) else "CAUSAL_LM"
 

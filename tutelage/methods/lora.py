@@ -56,7 +56,7 @@ class Lora:
         }
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         first = next(iter(layers.values()))
-        config = {
+        config: dict[str, Any] = {
             "peft_type": "LORA", "task_type": task_type(model), "base_model_name_or_path": base, "r": first.a.shape[0],
             "lora_alpha": spec.alpha, "lora_dropout": spec.dropout, "use_rslora": spec.rslora, "bias": "none",
             "fan_in_fan_out": any(layer.base.fan_in_fan_out for layer in layers.values()), "inference_mode": True,

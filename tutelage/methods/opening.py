@@ -1,7 +1,7 @@
 """Open what can be talked to: a run's tuned model, its untouched base, or any model."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,22 @@ class Opened:
     name: str
 
 
+@dataclass(frozen=True)
+class Located:
+    """Where the parts of a model lie: the folder of its weights, its adapter if it has one, its tokenizer."""
+
+    model: Path
+    adapter: Path | None
+    tokenizer: Path
+    name: str
+    run: Path | None = None  # the run folder that it came from
+
+    @property
+    def base(self) -> "Located":
+        """The model without its adapter, with its own tokenizer."""
+        return replace(self, adapter=None, tokenizer=self.model, name=f"{self.name} (base)")
+
+
 def open_model(
     name: str, *, base: bool = False, precision: str = "auto", say: Callable[[str], None] = lambda text: None
 ) -> Opened:
@@ -36,40 +52,50 @@ def open_model(
 
     `precision` "auto" measures the machine, so that a busy one may choose otherwise the next time.
     """
+    chosen, _ = choose_precision(precision, device_name())
+    dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
+    return load_located(locate(name, base=base, say=say), dtype)
+
+
+def locate(name: str, *, base: bool = False, say: Callable[[str], None] = lambda text: None) -> Located:
+    """Where the model called `name` lies (see `open_model`); fetches it if it is not here yet."""
     folder = Path(name) if (Path(name) / MANIFEST).is_file() else Path("runs") / name
     if (folder / MANIFEST).is_file():
-        return _open_run(folder, base, precision)
+        return _locate_run(folder, base)
     if (Path(name) / CONFIG).is_file():
         config, _ = read_adapter(Path(name))
         fetched = fetch(parse_ref(str(config.get("base_model_name_or_path"))), say=say)
-        return _open(fetched.path, None if base else Path(name), Path(name), name, precision)
+        tuned = Located(fetched.path, Path(name), Path(name), name)
+        return replace(tuned.base, name=name) if base else tuned
     fetched = fetch(parse_ref(name), say=say)
-    return _open(fetched.path, None, fetched.path, name, precision)
+    return Located(fetched.path, None, fetched.path, name)
 
 
-def _open_run(folder: Path, base: bool, precision: str) -> Opened:
+def _locate_run(folder: Path, base: bool) -> Located:
     manifest, tuned = read_json(folder / MANIFEST), folder / "model"
     origin = Path(manifest["model"]["path"])
     if not origin.is_dir():
         origin = fetch(parse_ref(manifest["model"]["name"]), say=lambda text: None).path
     if base:
-        return _open(origin, None, origin, f"{folder} (base)", precision)
+        return Located(origin, None, origin, f"{folder} (base)", folder)
     if not tuned.is_dir():
         raise MissingInputError(
             "this run has no finished model yet", where=str(folder), fix=f"tutelage train {folder / 'recipe.yaml'}"
         )
     if (tuned / CONFIG).is_file():
-        return _open(origin, tuned, tuned, str(folder), precision)
-    return _open(tuned, None, tuned, str(folder), precision)
+        return Located(origin, tuned, tuned, str(folder), folder)
+    return Located(tuned, None, tuned, str(folder), folder)
 
 
-def _open(model: Path, adapter: Path | None, tokenizer: Path, name: str, wanted: str) -> Opened:
-    check_folder(model)
-    device = device_name()
-    precision, _ = choose_precision(wanted, device)
-    loaded = load_model(model, dtype=torch.bfloat16 if precision == "bf16" else torch.float32).to(device)
-    if adapter is not None:
-        lora.attach(loaded, adapter)
-        lora.merge(loaded)
-    tokens = load_tokenizer(tokenizer if (tokenizer / "tokenizer.json").is_file() else model)
-    return Opened(loaded.eval(), tokens, Template.of(tokens, eos_ids=loaded.generation_config.eos_token_id), name)
+def load_located(located: Located, dtype: torch.dtype, *, merge: bool = True) -> Opened:
+    """The located model in `dtype`; its adapter is added to its weights, or with `merge=False` computed beside them."""
+    check_folder(located.model)
+    loaded = load_model(located.model, dtype=dtype).to(device_name())
+    if located.adapter is not None:
+        lora.attach(loaded, located.adapter)
+        if merge:
+            lora.merge(loaded)
+    has_own = (located.tokenizer / "tokenizer.json").is_file()
+    tokens = load_tokenizer(located.tokenizer if has_own else located.model)
+    template = Template.of(tokens, eos_ids=loaded.generation_config.eos_token_id)
+    return Opened(loaded.eval(), tokens, template, located.name)

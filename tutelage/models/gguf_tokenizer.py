@@ -8,7 +8,7 @@ accepted here has its rule in PRE_TOKENIZERS and a test against an independent i
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from tutelage.errors import ModelError
 from tutelage.models.gguf_reader import GgufHeader, Value
@@ -26,8 +26,30 @@ def _digits_then_byte_level() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _byte_level()])
 
 
+def _split_then_bytes(pattern: str) -> pre_tokenizers.PreTokenizer:
+    """The pieces that `pattern` matches, each as bytes."""
+    split = pre_tokenizers.Split(Regex(pattern), behavior="isolated", invert=False)
+    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def _llama3() -> pre_tokenizers.PreTokenizer:
+    """Words, up to three numerals together, runs of other signs, runs of space."""
+    return _split_then_bytes(WORDS + r"\p{N}{1,3}" + REST)
+
+
+def _qwen2() -> pre_tokenizers.PreTokenizer:
+    """The same with each numeral alone."""
+    return _split_then_bytes(WORDS + r"\p{N}" + REST)
+
+
 PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
     "gpt-2": _byte_level,
+    "llama-bpe": _llama3,
+    "qwen2": _qwen2,
     "smollm": _digits_then_byte_level,
 }
 
@@ -51,7 +73,9 @@ def read_tokenizer(header: GgufHeader, context: int) -> GgufTokenizer:
     if header.metadata.get("tokenizer.ggml.add_space_prefix", False):
         raise _refused(header, "its tokenizer puts a space before the text, which is not supported")
     ids = {token: number for number, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocab=ids, merges=_merges(header, ids)))
+    # llama.cpp lets a piece that is a token itself skip the merges with Llama 3's rule only.
+    bpe = models.BPE(vocab=ids, merges=_merges(header, ids), ignore_merges=rule == "llama-bpe")
+    tokenizer = Tokenizer(bpe)
     tokenizer.pre_tokenizer = PRE_TOKENIZERS[rule]()
     tokenizer.decoder = decoders.ByteLevel()
     added = {number: kind for number, kind in enumerate(kinds) if kind in (UNKNOWN, CONTROL, USER_DEFINED)}

@@ -127,7 +127,8 @@ def summary(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     after = next((event for event in scored if event["step"] == manifest.get("model_step")), None)
     resumed = [event["step"] for event in events if event["event"] == "resumed"]
     return {
-        "run": str(folder), **manifest["totals"], "validation": {"before": before, "after": after},
+        "run": str(folder), "task": manifest["identity"]["recipe"]["task"]["kind"],
+        **manifest["totals"], "validation": {"before": before, "after": after},
         "resumed_from": (resumed[-1] or None) if resumed else None, "model": str(folder / "model"),
         "report": str(folder / "report.html"), "reason": manifest.get("reason"), "samples": read_samples(folder),
     }  # fmt: skip

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.errors import UsageError
+from tutelage.evaluate.files import write_lines
 from tutelage.evaluate.forgetting import Probed
+from tutelage.evaluate.label_next import LABEL_NEXT, as_rows
 from tutelage.evaluate.learning_curve import SHARES, LearningCurve, curve, smaller
 from tutelage.evaluate.probing import Probe, local, shipped
 from tutelage.evaluate.rows import Rows, precision_of, read_rows, recipe_of, spec_of
 from tutelage.evaluate.scoring import main_metric, metrics_for
-from tutelage.evaluate.subject import Asked, Scored, score_model
+from tutelage.evaluate.subject import Asked, Scored, least_sure, score_model
 from tutelage.evaluate.summary import EVALUATION, folder_for, split_names, summary
 from tutelage.recipe import Recipe
 from tutelage.report.page import write as write_report
@@ -33,6 +35,7 @@ def evaluate(
     max_tokens: int = 256,
     skip_forgetting: bool = False,
     probes: str | None = None,
+    label_next: str | None = None,
     learning_curve: bool = False,
     seed: int = 0,
     out: str | None = None,
@@ -57,6 +60,9 @@ def evaluate(
     found = summary(scored, asked, untouched, tuned, slice)
     if recipe and learning_curve:
         found["learning_curve"] = grown(recipe, scored, asked, tuned, say)
+    if label_next is not None:
+        say(f"label next: {label_next}")
+        found["label_next"] = write_lines(folder / LABEL_NEXT, as_rows(least_sure(model, label_next, asked, scored)))
     result: dict[str, Any] = plain(found)
     write_json(folder / EVALUATION, result)
     if run is not None:

@@ -15,7 +15,7 @@ from tutelage.engine.attention import NAME
 from tutelage.engine.decoder import Keep
 from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.memory import saved_bytes
-from tutelage.tasks.batching import packed
+from tutelage.tasks.batching import packed as layouts
 from tutelage.train.loop import TrainState, accumulate
 
 PLAIN_ATTENTION = "eager"  # transformers' own, which knows windows and soft caps in every family
@@ -53,7 +53,7 @@ def compute(state: TrainState, rows: Sequence[Encoded], how: Execution) -> Compu
         state.backbone, packs=how.attention, plain_logits=state.backbone.plain_logits or not how.chunked_loss,
         stack=state.backbone.stack if how.layers else None,
     ).keeping(how.keep)  # fmt: skip
-    packs = packed(rows, plan)
+    packs = layouts(rows, plan)
     if len(packs) < how.packs:
         raise RuntimeError(f"{len(packs)} micro-batches were made where {how.packs} are to be compared")
     state.optimizer.zero_grad()

@@ -1,0 +1,175 @@
+"""Rows of classify, tag and extract as tokens with targets, and what is refused with its row or recipe key."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tutelage.data.rows import Labelled, Preference, Question, Tagged
+from tutelage.data.types import At
+from tutelage.encode.layout import make_layout
+from tutelage.errors import DataError, RecipeError
+from tutelage.tasks import TASKS, Bound, Opening
+from tutelage.taskspec import ClassifySpec, ExtractSpec, Seq2SeqSpec, TagSpec, TextSpec
+
+Make = Callable[..., Opening]
+
+
+def at(number: int, file: str = "train.csv") -> At:
+    return At(file, number)
+
+
+def opened(spec: Any, opening: Opening) -> Any:
+    bound: Bound = TASKS.get(spec.kind).open(spec, opening)
+    return bound
+
+
+ROWS = [
+    Labelled("the sky", at(2), ("good",)),
+    Labelled("it is bad", at(3), ("bad",)),
+    Labelled("blue", at(4), ("good",)),
+]
+
+
+def test_classify_reads_the_first_token_of_an_encoder(opening: Make) -> None:
+    task = opened(ClassifySpec(), opening(ROWS))
+    assert task.names == ("bad", "good")
+    assert task.head.labels == ("bad", "good")
+    rows = task.fit(ROWS).rows
+    assert [row.targets.sources.tolist() for row in rows] == [[0], [0], [0]]
+    assert [row.targets.labels.tolist() for row in rows] == [[1], [0], [1]]
+    layout = make_layout(rows, share_prefix=False)
+    assert layout.sources.tolist() == [0, len(rows[0].ids), len(rows[0].ids) + len(rows[1].ids)]
+    assert layout.labels.tolist() == [1, 0, 1]
+
+
+def test_pairs_have_token_types_and_long_texts_are_dropped_or_cut(opening: Make) -> None:
+    pair = Labelled("the sky", at(2), ("good",), second="it is blue")
+    long = Labelled("sky " * 90, at(3), ("bad",))
+    task = opened(ClassifySpec(), opening([pair, long]))
+    fitted = task.fit([pair, long])
+    assert fitted.rows[0].types.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert [(drop.reason, drop.at.row) for drop in fitted.dropped] == [("over_length", 3)]
+    cut = opened(ClassifySpec(), opening([pair, long], over_length="truncate")).fit([long])
+    assert len(cut.rows[0].ids) == 64
+    assert cut.rows[0].cut
+    assert cut.rows[0].ids[-1] == task.tokenizer.sep_token_id
+
+
+def test_control_token_text_in_the_data_stays_text(opening: Make) -> None:
+    row = Labelled("sky [SEP] blue", at(2), ("good",))
+    task = opened(ClassifySpec(), opening([row]))
+    ids = task.fit([row]).rows[0].ids.tolist()
+    assert ids.count(task.tokenizer.sep_token_id) == 1
+
+
+def test_class_weights_and_several_labels(opening: Make) -> None:
+    balanced = opened(ClassifySpec(class_weights="balanced"), opening(ROWS))
+    assert balanced.spec.class_weights == {"bad": 1.5, "good": 0.75}
+    assert balanced.fit(ROWS).rows[1].targets.weights.tolist() == [1.5]
+    several = [Labelled("sky", at(2), ("a|b",)), Labelled("blue", at(3), ())]
+    task = opened(ClassifySpec(multi_label=True, separator="|"), opening(several))
+    assert [row.targets.labels.tolist() for row in task.fit(several).rows] == [[[1.0, 1.0]], [[0.0, 0.0]]]
+
+
+def test_a_preference_is_one_row_of_two_texts(opening: Make) -> None:
+    rows = [Preference("the sky is blue", "bad", at(2))]
+    row = opened(ClassifySpec(num_labels=1), opening(rows)).fit(rows).rows[0]
+    assert row.parts == (6, 3)
+    assert row.targets.sources.tolist() == [0, 6]
+    layout = make_layout([row, row], share_prefix=True)
+    assert [(s.start, s.stop, s.parent) for s in layout.segments] == [
+        (0, 6, None),
+        (6, 9, None),
+        (9, 15, None),
+        (15, 18, None),
+    ]
+    assert layout.positions.tolist()[:9] == [0, 1, 2, 3, 4, 5, 0, 1, 2]
+
+
+def test_a_label_in_test_that_train_lacks_names_its_row(opening: Make) -> None:
+    with pytest.raises(DataError, match="the label 'goof' is unknown") as caught:
+        opened(ClassifySpec(), opening(ROWS, [Labelled("x", at(9, "test.csv"), ("goof",))]))
+    assert caught.value.problems[0].where == "test.csv:9"
+    assert "did you mean `good`?" in caught.value.problems[0].fix
+
+
+@pytest.mark.parametrize(
+    "spec, row, words",
+    [
+        (ClassifySpec(), Labelled("a", at(5), ()), "needs one label"),
+        (ClassifySpec(), Labelled("a", at(5), ("x", "y")), "needs one label"),
+        (ClassifySpec(num_labels=1), Labelled("a", at(5), ("high",)), "no number"),
+    ],
+)
+def test_rows_that_do_not_fit_the_labels(spec: Any, row: Labelled, words: str, opening: Make) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        opened(spec, opening([row]))
+    assert caught.value.problems[0].where == "train.csv:5"
+
+
+@pytest.mark.parametrize(
+    "spec, family, key",
+    [
+        (ClassifySpec(), "encoder-decoder", "task"), (TagSpec(), "encoder-decoder", "task"),
+        (ExtractSpec(), "decoder", "task"), (Seq2SeqSpec(), "encoder", "task"),
+        (ClassifySpec(verbalised=True), "encoder", "task"), (TextSpec(objective="causal"), "encoder", "task.objective"),
+        (ClassifySpec(num_labels=1, multi_label=True), "encoder", "task"),
+        (Seq2SeqSpec(instruction="Translate."), "decoder", "task.instruction"),
+    ],
+)  # fmt: skip
+def test_a_task_that_does_not_fit_the_model_names_the_recipe_key(
+    spec: Any, family: str, key: str, opening: Make
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        opened(spec, opening(family=family))
+    assert caught.value.problems[0].where == key
+    assert caught.value.problems[0].why or caught.value.problems[0].fix
+
+
+TAGGED = Tagged(("Ada", "lives", "in", "Londonia"), ("U-person", "O", "O", "U-place"), at(1))
+
+
+def test_the_first_sub_token_of_a_word_carries_its_tag(opening: Make) -> None:
+    task = opened(TagSpec(), opening([TAGGED]))
+    assert task.names == ["O", "B-person", "B-place"]
+    (row,) = task.fit([TAGGED]).rows
+    assert row.targets.sources.tolist() == [1, 2, 3, 4]
+    assert row.targets.labels.tolist() == [1, 0, 0, 2]
+    assert len(row.ids) > 6  # Londonia is several tokens
+
+
+def test_long_sentences_become_windows_that_score_each_word_once(opening: Make) -> None:
+    words = tuple(f"ada{i % 7}" for i in range(100))
+    row = Tagged(words, ("O",) * 100, at(1))
+    task = opened(TagSpec(stride=16), opening([row]))
+    made = task.windows_of(row)
+    assert len(made) > 2
+    assert sorted(word for window in made for word in window.words) == list(range(100))
+    assert all(len(window.row.ids) <= 64 for window in made)
+
+
+def test_numbers_as_tags_need_names(opening: Make) -> None:
+    row = Tagged(("ada", "lives"), ("1", "0"), at(4))
+    with pytest.raises(DataError, match="are numbers") as caught:
+        opened(TagSpec(), opening([row]))
+    assert caught.value.problems[0].where == "train.csv:4"
+    task = opened(TagSpec(labels=["O", "B-person"]), opening([row]))
+    assert task.tags_of(row) == ("B-person", "O")
+
+
+def test_an_answer_is_marked_in_the_window_that_holds_it(opening: Make) -> None:
+    context = "the sky is blue . " * 12 + "it was built in 1890 ."
+    row = Question(context, "When was it built?", at(1), (("1890", context.index("1890")),))
+    task = opened(ExtractSpec(stride=8), opening([row]))
+    made = task.windows_of(row)
+    assert len(made) > 1
+    shown = [task._shown(window.row) for window in made]
+    assert shown[-1] == "1890"
+    assert shown[0] == "(no answer in this window)"
+    last = made[-1].row
+    assert last.targets.weights.tolist() == [1.0] + [0.0] * (len(last.ids) - 1)
+    assert last.types[0] == 0
+    assert last.types[-1] == 1
+    assert np.flatnonzero(last.targets.labels).tolist() == [len(last.ids) - 3]

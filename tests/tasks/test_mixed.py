@@ -1,0 +1,70 @@
+"""Several tasks in one model: each source's rows go their own way, and weights mean what the recipe says."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tutelage.encode.batches import Batches
+from tutelage.errors import RecipeError
+from tutelage.recipe import make_recipe
+from tutelage.train.material import gather
+from tutelage.train.setup import identity
+
+Folders = Callable[[str], Path]
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> list[dict[str, object]]:
+    chats = write(tmp_path / "chat.jsonl", [{"prompt": f"q {i}", "response": f"a {i}"} for i in range(4)])
+    labels = write(
+        tmp_path / "labels.csv.jsonl", [{"text": f"t {i}", "label": "yes" if i % 2 else "no"} for i in range(4)]
+    )
+    pairs = write(tmp_path / "pairs.jsonl", [{"source": f"s {i}", "target": "apples and pears " * 3} for i in range(4)])
+    return [
+        {"path": chats}, {"path": labels, "loss": "examples", "weight": 2, "task": {"kind": "classify", "verbalised": True}},
+        {"path": pairs, "loss": "examples", "weight": 0.5, "task": {"kind": "seq2seq", "instruction": "Do: {source}"}},
+    ]  # fmt: skip
+
+
+def test_rows_of_three_tasks_train_one_model(sources: list[dict[str, object]], model_folder: Folders) -> None:
+    recipe = make_recipe({"model": str(model_folder("llama")), "data": {"train": sources}, "max_tokens": 200})
+    material = gather(recipe, lambda text: None)
+    rows = list(material.train.rows)
+    assert len(rows) == 12
+    sums = [float(row.weights[1:].sum()) for row in rows]
+    assert all(total > 1.5 for total in sums[:4])  # tokens
+    assert sums[4:] == pytest.approx([1.0] * 8)  # examples
+    assert sorted(Counter(material.row_weights).items()) == [(0.5, 4), (1.0, 4), (2.0, 4)]
+    assert material.contract.rows == 12
+    assert all(check.passed for check in material.contract.checks)
+    assert "mix" in identity(recipe, material)["data"]
+
+
+def test_different_heads_do_not_mix(sources: list[dict[str, object]], model_folder: Folders) -> None:
+    mixed = [sources[0], {**sources[1], "task": {"kind": "classify"}}]
+    recipe = make_recipe({"model": str(model_folder("llama")), "data": {"train": mixed}})
+    with pytest.raises(RecipeError, match="different heads"):
+        gather(recipe, lambda text: None)
+
+
+def test_weights_are_how_often_a_row_comes() -> None:
+    batches = Batches(8, 3, 0, (2.0, 2.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5))
+    assert batches.examples == 8
+    assert batches.per_epoch == 3
+    seen: Counter[int] = Counter()
+    for epoch in range(40):
+        order = batches.order(epoch).tolist()
+        counts = Counter(order)
+        assert [counts[row] for row in range(4)] == [2, 2, 1, 1]
+        assert sum(counts[row] for row in range(4, 8)) == 2
+        seen.update(order)
+    assert all(8 <= seen[row] <= 32 for row in range(4, 8))
+    assert Batches(5, 2, 3).order(1).tolist() == Batches(5, 2, 3, ()).order(1).tolist()

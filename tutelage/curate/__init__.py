@@ -1,0 +1,1 @@
+"""What data checking needs a model for."""

@@ -1,0 +1,1 @@
+"""What is wrong with labelled text: faults of rows, repeats, overlaps, distributions. Text only, no tokenizer."""

@@ -1,0 +1,38 @@
+"""Texts brought to a normal form, and hashes of it, by which equal rows are found."""
+
+import hashlib
+import json
+import re
+import string
+import unicodedata
+
+# Punctuation and currency signs become a space; signs that carry meaning (+ * / = < > # % @ & and the minus of a number)
+# stay, so that "C#" is not "C" and "-1" is not "1"; "3.5" is "3 5" and not "35".
+_SPACED = ".,;:!?\"()[]{}…“”„«»‹›。，、；：！？（）「」『』【】¿¡–—$€£¥'’‘`"
+_UNICODE = {ord(c): " " for c in _SPACED}
+_ASCII = str.maketrans(string.ascii_uppercase, string.ascii_lowercase) | _UNICODE
+_HYPHEN = re.compile(r"(?<=\w)-|-(?!\d)")
+# Scripts written without spaces: each character is a word of its own.
+_UNSPACED = re.compile(r"([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
+
+
+def words(text: str) -> list[str]:
+    """The words of `text` without case, punctuation and Unicode variants."""
+    if text.isascii():
+        folded = text.translate(_ASCII)
+    else:
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_UNICODE)
+        folded = _UNSPACED.sub(r" \1 ", folded)
+    return (_HYPHEN.sub(" ", folded) if "-" in folded else folded).split()
+
+
+def folded(text: str) -> str:
+    """`text` without case, Unicode variants and the amount of white space; punctuation stays."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def key(*parts: object) -> int:
+    """A number below 2**64 that depends on `parts` (JSON values) only."""
+    text = json.dumps(parts, ensure_ascii=False, sort_keys=True)
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")

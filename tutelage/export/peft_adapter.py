@@ -1,0 +1,47 @@
+"""The adapter alone, in PEFT's format: small, and loaded by PEFT, vLLM and TRL beside its base model."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from tutelage.encode.template import Template
+from tutelage.errors import UsageError
+from tutelage.export.folder_replica import FolderReplica
+from tutelage.export.merged import save_tokenizer
+from tutelage.export.types import EXPORTERS, Bounds, Replica, Source
+from tutelage.methods import lora
+from tutelage.methods.adapter_file import CONFIG, WEIGHTS
+from tutelage.models.load import load_model, load_tokenizer
+
+
+class PeftAdapter:
+    """Copies the trained adapter and opens it again over its base model."""
+
+    precisions: tuple[str, ...] = ("fp32",)
+
+    def write(self, source: Source, folder: Path, precision: str) -> None:
+        adapter = source.located.adapter
+        if adapter is None:
+            raise UsageError(
+                "this model has no adapter", where=source.located.name, why="every weight was trained",
+                fix=f"tutelage export {source.located.name} --to merged",
+            )  # fmt: skip
+        config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        shutil.copyfile(adapter / WEIGHTS, folder / WEIGHTS)
+        save_tokenizer(source, folder)
+
+    def reopen(self, source: Source, folder: Path) -> Replica:
+        model = load_model(source.located.model, dtype=torch.float32)
+        lora.attach(model, folder)
+        lora.merge(model)  # as PEFT's merge_and_unload, so that both ways of running it are covered
+        template = Template.of(load_tokenizer(folder), eos_ids=model.generation_config.eos_token_id)
+        return FolderReplica(model, template, "transformers, adapter merged")
+
+    def bounds(self, precision: str) -> Bounds:
+        return Bounds(logit_difference=1e-4, agreement=1.0, loss=1e-4)
+
+
+EXPORTERS.add("peft")(PeftAdapter())

@@ -1,0 +1,185 @@
+"""Which models a server has: each name with its engine, its adapter and its chat template."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutelage.encode.template import Template
+from tutelage.errors import OutputError, Problem, UsageError
+from tutelage.export.artifact import default_folder, export_model, read_artifact
+from tutelage.export.gguf_file import FILE
+from tutelage.generate.adapter_weights import FUSED, AdapterWeights, fuse
+from tutelage.generate.llama_runner import LlamaRunner, take_apart
+from tutelage.generate.plain_runner import PlainRunner
+from tutelage.generate.runner import Runner
+from tutelage.methods import lora
+from tutelage.methods.adapter_file import PREFIX, read_adapter
+from tutelage.methods.opening import Located, load_located, locate
+from tutelage.models.load import load_tokenizer
+from tutelage.runs import MANIFEST, read_json
+from tutelage.serve.engine import Engine
+from tutelage.serve.limits import Limits
+from tutelage.serve.llama_cpp_runner import LlamaCppRunner
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Served:
+    """One name that clients may ask for."""
+
+    name: str
+    engine: Engine
+    adapter: str | None
+    template: Template
+    created: int
+    base: str | None = None  # the served name of the untouched model
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens of prompt and answer together."""
+        return self.engine.runner.context
+
+
+def named(arguments: Sequence[str]) -> dict[str, str]:
+    """`NAME=PLACE` or `PLACE`, whose last part is its name; a name that stands twice is an error."""
+    found: dict[str, str] = {}
+    problems = []
+    for argument in arguments:
+        name, equals, place = argument.partition("=")
+        if not equals:
+            name, place = Path(argument).name or argument, argument
+        if not name or name in found:
+            problems.append(Problem(f"two models are called `{name}`", argument, fix=f"give it a name: other={place}"))
+        found[name] = place
+    if problems or not found:
+        raise UsageError(problems or "no model was named", fix="tutelage serve runs/quickstart")
+    return found
+
+
+def open_served(
+    arguments: Sequence[str], *, dtype: torch.dtype, limits: Limits, base: bool, say: Say, threads: int | None = None
+) -> dict[str, Served]:
+    """Load what the arguments name. Adapters over one base share its weights; the base is served too where it costs nothing.
+
+    With `base`, the untouched model of a fully tuned run is loaded beside it.
+    """
+    places = {name: locate(place, say=say) for name, place in named(arguments).items()}
+    served: dict[str, Served] = {}
+    groups: dict[Path, dict[str, Located]] = {}
+    for name, place in places.items():
+        groups.setdefault(place.model.resolve(), {})[name] = place
+    for members in groups.values():
+        served |= _open_group(members, dtype, limits, say, threads)
+    if base:
+        for name, place in places.items():
+            if place.adapter is None and place.run is not None and served[name].base is None:
+                origin = locate(str(place.run), base=True, say=say)
+                title = _free_name(_base_name(place), served)
+                served |= _open_group({title: origin}, dtype, limits, say, threads)
+                served[name] = _with_base(served[name], title)
+    return served
+
+
+def open_with_llama_cpp(
+    arguments: Sequence[str], *, precision: str, limits: Limits, say: Say, threads: int | None = None
+) -> dict[str, Served]:
+    """The models run by llama.cpp: each exported to GGUF first, behind the parity gate, unless that was done before."""
+    served = {}
+    for name, place in named(arguments).items():
+        located = locate(place, say=say)
+        folder = default_folder(located, "gguf", precision)
+        try:
+            read_artifact(folder)
+            say(f"{name}: using {folder}, which has passed the parity gate")
+        except OutputError:
+            say(f"{name}: exporting gguf:{precision} to {folder}")
+            export_model(located, f"gguf:{precision}", folder, prompts=20, max_tokens=64, texts=500, say=say)
+        runner = LlamaCppRunner(folder / FILE, slots=limits.slots, keep=limits.keep, threads=threads)
+        served[name] = Served(name, Engine(runner, limits, threads), None, _template(located), int(time.time()))
+    return served
+
+
+def _with_base(model: Served, base: str) -> Served:
+    return Served(model.name, model.engine, model.adapter, model.template, model.created, base)
+
+
+def _open_group(
+    members: dict[str, Located], dtype: torch.dtype, limits: Limits, say: Say, threads: int | None
+) -> dict[str, Served]:
+    """Models with the same base weights: one engine, if its runner can hold their adapters; else one each."""
+    first = next(iter(members.values()))
+    runner = take_apart(load_located(_bare(first), dtype).model)
+    adapters: dict[str, AdapterWeights] = {}
+    if runner is not None:
+        adapters = _fused(members, runner)
+    if runner is None or len(adapters) < sum(place.adapter is not None for place in members.values()):
+        say(
+            f"note: {first.model.name} runs through transformers, one stream after the other: its shape is not known here"
+        )
+        return {name: _plain(name, place, dtype, limits, threads) for name, place in members.items()}
+    runner.adapters.update(adapters)
+    engine = Engine(runner, limits, threads)
+    now = int(time.time())
+    base = next((name for name, place in members.items() if place.adapter is None), None)
+    if base is None:
+        base = _free_name(_base_name(first), members)
+        members = {**members, base: first.base}
+    return {
+        name: Served(
+            name, engine, name if place.adapter else None, _template(place), now, base if place.adapter else None
+        )
+        for name, place in members.items()
+    }
+
+
+def _bare(place: Located) -> Located:
+    return Located(place.model, None, place.tokenizer, place.name, place.run)
+
+
+def _fused(members: dict[str, Located], runner: LlamaRunner) -> dict[str, AdapterWeights]:
+    found = {}
+    known = {part for parts in FUSED.values() for part in parts}
+    for name, place in members.items():
+        if place.adapter is None:
+            continue
+        config, tensors = read_adapter(place.adapter)
+        scale = lora.scaling(int(config["r"]), float(config["lora_alpha"]), bool(config.get("use_rslora")))
+        names = {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in tensors}
+        if all(layer.startswith("model.layers.") and layer.split(".", 3)[3] in known for layer in names):
+            pairs = {
+                layer.removeprefix("model."): (
+                    tensors[f"{PREFIX}{layer}.lora_A.weight"], tensors[f"{PREFIX}{layer}.lora_B.weight"],
+                )
+                for layer in names
+            }  # fmt: skip
+            found[name] = fuse(pairs, scale, runner.sizes, len(runner.blocks), runner.dtype)
+    return found
+
+
+def _plain(name: str, place: Located, dtype: torch.dtype, limits: Limits, threads: int | None) -> Served:
+    runner: Runner = PlainRunner(load_located(place, dtype).model)
+    return Served(name, Engine(runner, limits, threads), None, _template(place), int(time.time()))
+
+
+def _template(place: Located) -> Template:
+    folder = place.tokenizer if (place.tokenizer / "tokenizer.json").is_file() else place.model
+    path = place.model / "generation_config.json"
+    eos: Any = read_json(path).get("eos_token_id") if path.is_file() else None
+    return Template.of(load_tokenizer(folder), eos_ids=eos)
+
+
+def _base_name(place: Located) -> str:
+    if place.run is not None:
+        return Path(str(read_json(place.run / MANIFEST)["model"]["name"])).name
+    return place.model.name
+
+
+def _free_name(name: str, taken: Any) -> str:
+    while name in taken:
+        name += "-base"
+    return name
