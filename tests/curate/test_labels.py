@@ -84,7 +84,7 @@ def test_vectors_do_not_depend_on_the_batch(encoder: Path) -> None:
 
 def test_wrong_labels_of_a_file_are_a_finding_and_a_list(encoder: Path, tmp_path: Path) -> None:
     given, kinds = texts(400)
-    wrong = {3, 50, 111}
+    wrong = set(range(3, 400, 10))
     rows = [
         {"text": text, "label": {"red": "blue", "blue": "red"}[kind] if i in wrong else kind}
         for i, (text, kind) in enumerate(zip(given, kinds))
@@ -92,8 +92,9 @@ def test_wrong_labels_of_a_file_are_a_finding_and_a_list(encoder: Path, tmp_path
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     result = tutelage.data_check(str(path), labels=True, encoder=str(encoder))
-    assert {issue["row"] - 1 for issue in result["label_issues"]} >= wrong
-    assert len(result["label_issues"]) < 12
+    found = {issue["row"] - 1 for issue in result["label_issues"]}
+    assert len(found & wrong) >= 0.5 * len(wrong)
+    assert len(found & wrong) >= 0.9 * len(found)
     assert all(issue["suggested"] != issue["label"] for issue in result["label_issues"][:3])
     (finding,) = [each for each in result["findings"] if each["kind"] == "wrong_label"]
     assert finding["count"] == len(result["label_issues"])

@@ -44,6 +44,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name = "/".join(self.path.split("?")[0].split("/")[3:5])
+        if name not in self.server.repositories:
+            return self.answer({"error": "not found"}, 404)
         self.answer(
             {"id": name, "private": self.server.repositories[name], "sha": "0" * 40, "siblings": [], "tags": []}
         )
@@ -58,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
             asked = json.loads(data)
             name = f"{asked.get('organization')}/{asked['name']}"
             if name in self.server.repositories:
-                return self.answer({"error": "it exists"}, 409)
+                return self.answer({"error": "it exists", "url": f"http://127.0.0.1/{name}"}, 409)
             self.server.repositories[name] = (
                 asked["private"] if "private" in asked else asked["visibility"] == "private"
             )

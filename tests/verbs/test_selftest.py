@@ -1,6 +1,7 @@
 """The verb: on tiny models without a recipe, on the recipe's own model and rows with one, and loud where it fails."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def test_a_recipe_is_tested_on_its_own_model_and_rows(
     assert {c["method"] for c in result["checks"]} == {"full", "lora"}
     assert all("2 layers" in c["subject"] for c in result["checks"])
     assert cli.main(["selftest", str(path)]) == 0
-    assert "all 19 checks hold" in capsys.readouterr().out
+    assert re.search(r"all \d+ checks hold", capsys.readouterr().out)
 
 
 def test_a_failing_check_exits_1_and_names_what_differs(

@@ -38,6 +38,8 @@ def push_artifact(folder: Path, repository: str, *, public: bool, message: str) 
             "the hub refused the upload", where=repository, why=" ".join(str(error).split())[:300],
             fix="log in: hf auth login (the token needs write access)",
         ) from error  # fmt: skip
-    except (OSError, huggingface_hub.errors.OfflineModeIsEnabled) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # the client's own errors have no common base
         raise HubError("the hub does not answer", where=repository, why=" ".join(str(error).split())[:300]) from error
     return {"repository": repository, "private": not is_public, "commit": commit.oid, "files": names}
