@@ -11,6 +11,7 @@ from tutelage.encode.types import Encoded
 
 LENGTHS = (64, 23, 51, 37, 58)  # tokens at most; unequal, so that a mean of means is not the mean
 PREFIX = MIN_SHARED + 3
+MOST_ROWS = 2000  # of the data are looked at
 
 
 def random_rows(vocabulary: int, seed: int = 0) -> list[Encoded]:
@@ -32,7 +33,7 @@ def sample_rows(rows: Sequence[Encoded]) -> list[Encoded]:
 
     Where the shortened rows share no prefix, the first tokens of the first one are put before all of them, untrained.
     """
-    usable = sorted((row for row in rows if np.any(row.weights[1:] > 0)), key=lambda row: len(row.ids))
+    usable = sorted((row for row in rows[:MOST_ROWS] if np.any(row.weights[1:] > 0)), key=lambda row: len(row.ids))
     last = max(len(usable) - 1, 1)
     chosen = [usable[(number * last // (len(LENGTHS) - 1)) % len(usable)] for number in range(len(LENGTHS))]
     short = [_part(row, _window(row, length)) for row, length in zip(chosen, LENGTHS)]
