@@ -10,7 +10,7 @@ from tutelage.train.memory import anonymous_mib
 
 # Of the measured rate of one matrix product, what whole steps reached here: long rows of a wide model, short of a narrow one.
 EFFICIENCY = (0.25, 0.8)
-MEMORY_RANGE = (0.7, 1.3)  # around the estimate; tests/train/test_budget.py holds it to real runs
+MEMORY_RANGE = (0.7, 1.3)  # around the estimate
 
 
 def estimate_line(state: TrainState, need: Need | None) -> str:
