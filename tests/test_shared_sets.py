@@ -19,10 +19,11 @@ SETS = [
     ("prompt_response/dolly_hhrlhf/rows.jsonl", "gpt4all", BAKED), ("bench/dolly_train.jsonl", "messages", "chat"),
     ("bench/alpaca_train.jsonl", "messages", "chat"), ("chat/openai_toy_chat/toy_chat_fine_tuning.jsonl", "messages", "chat"),
     ("chat/sharegpt_dummy/dummy_conversation.json", "sharegpt", "chat"),
+    ("alpaca/self_instruct_seed/seed_tasks.jsonl", "alpaca", "chat"),
     ("chat/glaive_toolcall_en_demo/glaive_toolcall_en_demo.json", "sharegpt", TOOLS),
 ]  # fmt: skip
 REFUSED = [
-    ("chat/oasst1_en_validation/en-validation.jsonl", "tree"), ("alpaca/self_instruct_seed/seed_tasks.jsonl", "instances"),
+    ("chat/oasst1_en_validation/en-validation.jsonl", "tree"),
     ("tag/wnut17/wnut17train.conll", "conll"),
 ]  # fmt: skip
 
