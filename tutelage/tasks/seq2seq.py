@@ -17,7 +17,7 @@ from tutelage.encode.contract import Contract, Fitted
 from tutelage.encode.padded import Padded, buckets, pad
 from tutelage.encode.template import ROLES, Template
 from tutelage.encode.tokens import Tokens
-from tutelage.encode.types import Encoded, Layout
+from tutelage.encode.types import Encoded
 from tutelage.engine.backbone import Backbone
 from tutelage.engine.loss import LossSum, linear_cross_entropy, reference_from_logits
 from tutelage.engine.paired import Paired, make_paired
@@ -27,6 +27,7 @@ from tutelage.generate.answer import text_of
 from tutelage.generate.batch import generate
 from tutelage.metrics.types import Prediction
 from tutelage.models.types import HeadWanted
+from tutelage.tasks.asked import Asked
 from tutelage.tasks.chat import BoundChat, open_chat
 from tutelage.tasks.shown import examine_tokens, paired_examples
 from tutelage.tasks.types import TASKS, Bound, Opening, require_family
@@ -162,58 +163,20 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class CausalPairs:
+class CausalPairs(Asked):
     """`seq2seq` by a causal chat model: the source stands in an instruction, the target is the answer."""
 
     spec: Seq2SeqSpec
     chat: BoundChat
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's tokenizer."""
-        return self.chat.tokenizer
-
-    @property
-    def template(self) -> Template:
-        """The chat template."""
-        return self.chat.template
-
-    @property
-    def head(self) -> HeadWanted:
-        """The language-model head."""
-        return HeadWanted("causal")
 
     def conversation(self, row: Pair) -> Conversation:
         """The instruction with the source, and the first target as its answer."""
         asked = self.spec.instruction.replace("{source}", row.source)
         return Conversation((Message("user", asked), Message("assistant", row.targets[0])), row.at)
 
-    def _conversations(self, rows: Sequence[Row]) -> list[Conversation]:
+    def conversations(self, rows: Sequence[Row]) -> list[Conversation]:
+        """Those of all rows."""
         return [self.conversation(row) for row in rows if isinstance(row, Pair)]
-
-    def fit(self, rows: Sequence[Row]) -> Fitted:
-        """Instructions and targets as tokens."""
-        return self.chat.fit(self._conversations(rows))
-
-    def contract(self, rows: Sequence[Row], fitted: Fitted) -> Contract:
-        """The token contract of chat."""
-        return self.chat.contract(self._conversations(rows), fitted)
-
-    def examples(self, fitted: Fitted, first: int) -> list[dict[str, Any]]:
-        """Coloured examples."""
-        return self.chat.examples(fitted, first)
-
-    def backbone(self, model: Any) -> Backbone:
-        """The causal backbone."""
-        return self.chat.backbone(model)
-
-    def layouts(self, rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Layout]:
-        """Packed rows."""
-        return self.chat.layouts(rows, plan)
-
-    def loss(self, backbone: Backbone, layout: Layout, *, fast: bool = True) -> LossSum:
-        """Next-token loss on the target."""
-        return self.chat.loss(backbone, layout, fast=fast)
 
     def predict(self, backbone: Backbone, rows: Sequence[Row], plan: ExecutionPlan) -> list[Prediction]:
         """The model's greedy answer to each instruction, in batches."""

@@ -6,23 +6,19 @@ the prompt computed once for all of them (as in PET's scoring, Schick & Schütze
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tutelage.data.rows import Labelled
 from tutelage.data.types import Conversation, Message, Row
-from tutelage.encode.contract import Contract, Fitted
 from tutelage.encode.layout import make_layout
-from tutelage.encode.template import Template
-from tutelage.encode.types import Encoded, Layout
+from tutelage.encode.types import Encoded
 from tutelage.engine.backbone import Backbone
-from tutelage.engine.loss import LossSum
 from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import RecipeError
 from tutelage.metrics.types import Prediction
-from tutelage.models.types import HeadWanted
+from tutelage.tasks.asked import Asked
 from tutelage.tasks.chat import BoundChat, open_chat
 from tutelage.tasks.types import Opening, require_family
 from tutelage.taskspec import ChatSpec, ClassifySpec
@@ -42,26 +38,11 @@ def open_verbalised(spec: ClassifySpec, opening: Opening) -> "VerbalClassifier":
 
 
 @dataclass(frozen=True)
-class VerbalClassifier:
+class VerbalClassifier(Asked):
     """`classify` by writing names."""
 
     spec: ClassifySpec
     chat: BoundChat
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's tokenizer."""
-        return self.chat.tokenizer
-
-    @property
-    def template(self) -> Template:
-        """The chat template."""
-        return self.chat.template
-
-    @property
-    def head(self) -> HeadWanted:
-        """The language-model head."""
-        return HeadWanted("causal")
 
     @property
     def names(self) -> list[str]:
@@ -78,32 +59,9 @@ class VerbalClassifier:
         weight = given[label] if isinstance(given, dict) and given[label] != 1.0 else None
         return Conversation((Message("user", asked), Message("assistant", label, weight)), row.at)
 
-    def _conversations(self, rows: Sequence[Row]) -> list[Conversation]:
+    def conversations(self, rows: Sequence[Row]) -> list[Conversation]:
+        """Those of all rows."""
         return [self.conversation(row, row.labels[0]) for row in rows if isinstance(row, Labelled)]
-
-    def fit(self, rows: Sequence[Row]) -> Fitted:
-        """Instructions and label names as tokens."""
-        return self.chat.fit(self._conversations(rows))
-
-    def contract(self, rows: Sequence[Row], fitted: Fitted) -> Contract:
-        """The token contract of chat."""
-        return self.chat.contract(self._conversations(rows), fitted)
-
-    def examples(self, fitted: Fitted, first: int) -> list[dict[str, Any]]:
-        """Coloured examples."""
-        return self.chat.examples(fitted, first)
-
-    def backbone(self, model: Any) -> Backbone:
-        """The causal backbone."""
-        return self.chat.backbone(model)
-
-    def layouts(self, rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Layout]:
-        """Packed rows."""
-        return self.chat.layouts(rows, plan)
-
-    def loss(self, backbone: Backbone, layout: Layout, *, fast: bool = True) -> LossSum:
-        """Next-token loss on the label's name."""
-        return self.chat.loss(backbone, layout, fast=fast)
 
     def predict(self, backbone: Backbone, rows: Sequence[Row], plan: ExecutionPlan) -> list[Prediction]:
         """The label whose name is likeliest behind the prompt, with the probabilities of all."""
