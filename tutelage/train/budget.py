@@ -98,8 +98,9 @@ def fit_budget(state: TrainState, say: Callable[[str], None], free: Room | None 
         return need
     before, wanted, longest = state.plan.tokens, need.of(used), int(Rows.of(state.train_rows).lengths.max())
     for keep in sorted((each for each in Keep if each <= Keep[state.plan.keep.upper()]), reverse=True):
-        state.adopt(replace(state.plan, keep=keep.name.lower()))
-        need = need_of(state)
+        if keep.name.lower() != state.plan.keep:
+            state.adopt(replace(state.plan, keep=keep.name.lower()))
+            need = need_of(state)
         fitting = int((USABLE * free.bytes - need.fixed) / need.per_token)
         if fitting >= longest:  # no budget makes a micro-batch shorter than the longest row
             break
