@@ -54,20 +54,21 @@ class Rotary:
 
     def turn(self, x: Tensor, out: Tensor, scaled: bool) -> Tensor:
         """Rotate [..., N, heads, D] into `out`, of the same shape."""
-        cos, sin = (self.scaled_cos, self.scaled_sin) if scaled else (self.cos, self.sin)
-        half = x.shape[-1] // 2
-        torch.mul(x, cos, out=out)
-        out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
-        out[..., half:].addcmul_(x[..., :half], sin[..., half:])
-        return out
+        return self._turned(x, out, scaled, back=False)
 
     def turn_back(self, g: Tensor, out: Tensor, scaled: bool) -> Tensor:
         """The gradient of `turn`: rotate by the opposite angle."""
+        return self._turned(g, out, scaled, back=True)
+
+    def _turned(self, x: Tensor, out: Tensor, scaled: bool, back: bool) -> Tensor:
         cos, sin = (self.scaled_cos, self.scaled_sin) if scaled else (self.cos, self.sin)
-        half = g.shape[-1] // 2
-        torch.mul(g, cos, out=out)
-        out[..., :half].addcmul_(g[..., half:], sin[..., half:])
-        out[..., half:].addcmul_(g[..., :half], sin[..., :half], value=-1)
+        half, sign = x.shape[-1] // 2, -1 if back else 1
+        first, second = sin[..., :half], sin[..., half:]
+        if back:  # the transposed matrix
+            first, second = second, first
+        torch.mul(x, cos, out=out)
+        out[..., :half].addcmul_(x[..., half:], first, value=-sign)
+        out[..., half:].addcmul_(x[..., :half], second, value=sign)
         return out
 
 
