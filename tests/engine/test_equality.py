@@ -16,7 +16,7 @@ from tutelage.encode.types import Encoded, Segment
 from tutelage.engine import attention
 from tutelage.engine import plan as plans
 from tutelage.engine.backbone import make_backbone
-from tutelage.engine.decoder import Keep
+from tutelage.engine.stack import Keep
 from tutelage.engine.loss import Head, linear_cross_entropy
 from tutelage.methods import METHODS
 from tutelage.methods.lora import lora_layers

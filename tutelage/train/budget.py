@@ -11,7 +11,7 @@ import torch
 from tutelage.encode.layout import make_layout
 from tutelage.encode.rows import Rows
 from tutelage.encode.types import Encoded
-from tutelage.engine.decoder import Keep
+from tutelage.engine.stack import Keep
 from tutelage.engine.loss import CHUNK_VALUES
 from tutelage.engine.memory import Room, room, saved_bytes
 from tutelage.engine.plan import QUERY_BLOCK

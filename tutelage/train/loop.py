@@ -16,7 +16,7 @@ import torch
 from tutelage.encode.batches import Batches
 from tutelage.encode.types import Encoded, Layout
 from tutelage.engine.backbone import Backbone
-from tutelage.engine.decoder import Keep
+from tutelage.engine.stack import Keep
 from tutelage.engine.loss import LossSum
 from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import CheckFailedError, OutOfMemoryError, OutputError, is_out_of_memory
