@@ -56,7 +56,7 @@ def make_layout(rows: Sequence[Encoded], *, share_prefix: bool, fill: bool = Fal
     types = [row.types for row in rows if row.types is not None]
     if fill and (extra := -start % (32 if start < 1024 else 64)):
         ids.append(np.full(extra, rows[0].ids[0]))
-        positions.append(np.zeros(extra))
+        positions.append(np.zeros(extra, np.int64))
         segments.append(Segment(start, start + extra))
         types += [np.zeros(extra, np.uint8)] if types else []
     return Layout(

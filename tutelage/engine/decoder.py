@@ -3,8 +3,8 @@
 transformers' own layer costs, beside its matrix products, some forty passes over the activations per direction, and autograd
 saves the result of most. Here a layer saves its input, the heads' queries, keys, values and output, and the gated unit's two
 inputs; norms and the gate are computed again in the backward, where they cost less than reading them from memory.
-`DecoderStack.of` recognises a model by its type and the exact shape of its layers, and `engine/backbone.py` compares the result with
-the model's own forward before it is used; every other model runs its own forward.
+`DecoderStack.of` recognises a model by its type and the exact shape of its layers, and `engine/backbone.py` compares the
+result with the model's own forward before it is used; every other model runs its own forward.
 
 Per layer (Touvron et al. 2023, arXiv 2302.13971 §2.2): x + o(attention(rope(q), rope(k), v)) of norm(x), then
 x + down(silu(gate) · up) of norm(x).

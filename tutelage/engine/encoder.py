@@ -260,5 +260,4 @@ class EncoderStack:
 
 
 def _activation(config: Any) -> str:
-    name: str = getattr(config, "hidden_act", None) or getattr(config, "activation", "")
-    return name
+    return str(getattr(config, "hidden_act", None) or getattr(config, "activation", ""))

@@ -23,9 +23,7 @@ def groups(rows: Sequence[Encoded], plan: ExecutionPlan) -> list[list[int]]:
 
 def packed(rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Layout]:
     """The rows as packed micro-batches."""
-    return [
-        _layout([rows[i] for i in group], plan) for group in groups(rows, plan)
-    ]
+    return [_layout([rows[i] for i in group], plan) for group in groups(rows, plan)]
 
 
 def _layout(rows: Sequence[Encoded], plan: ExecutionPlan) -> Layout:
