@@ -113,22 +113,24 @@ def _check_offsets(path: Path, tensors: tuple[StoredTensor, ...], available: int
         raise _broken(path, "the data has another length than the header says", f"{available} of {expected} bytes", 8)
 
 
-def write_float32(path: Path, shapes: Mapping[str, tuple[int, ...]], arrays: Iterator[NDArray[np.float32]]) -> None:
-    """Write float32 tensors one after the other, in the order of `shapes`, and fsync; one is in memory at a time."""
+def write_tensors(
+    path: Path, entries: Mapping[str, tuple[str, tuple[int, ...]]], chunks: Iterator[NDArray[Any]]
+) -> None:
+    """Write tensors (name → dtype and shape) whose values come in order, in `chunks` of any size, and fsync."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
-    for name, shape in shapes.items():
-        stop = start + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, stop]}
+    for name, (dtype, shape) in entries.items():
+        stop = start + ITEM_BITS[dtype] // 8 * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, stop]}
         start = stop
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for shape, array in zip(shapes.values(), arrays, strict=True):
-            if array.shape != shape:
-                raise ValueError(f"expected {shape}, got {array.shape}")
-            file.write(np.ascontiguousarray(array, dtype="<f4").data)
+        for chunk in chunks:
+            file.write(np.ascontiguousarray(chunk, dtype=chunk.dtype.newbyteorder("<")).data)
+        if file.tell() != 8 + len(text) + start:
+            raise ValueError(f"expected {start} bytes of values, got {file.tell() - 8 - len(text)}")
         file.flush()
         os.fsync(file.fileno())
 
