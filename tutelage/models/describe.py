@@ -1,11 +1,13 @@
-"""What a model is, from config.json and the weights' headers. No weight is read and torch is not imported."""
+"""What a model is, from config.json and the headers of its weights, or a GGUF file's. No weight is read, no torch imported."""
 
+import math
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from tutelage.errors import MissingInputError, ModelError
+from tutelage.models.gguf_convert import Conversion, plan_conversion
 from tutelage.models.safetensors_file import StoredTensor, read_header, shards
 from tutelage.models.safety import read_object
 from tutelage.models.types import ModelInfo
@@ -18,7 +20,9 @@ LICENCE = re.compile(r"^licen[sc]e:\s*[\"']?([\w.-]+)", re.MULTILINE)
 
 
 def describe(path: Path) -> ModelInfo:
-    """The model in the folder `path`. A tied output head that is stored beside its embedding counts once."""
+    """The model in the folder or GGUF file `path`. A tied output head stored beside its embedding counts once."""
+    if path.is_file():
+        return _describe_gguf(plan_conversion(path))
     if not path.is_dir():
         raise MissingInputError("there is no such model folder", where=str(path))
     config = read_object(path / "config.json")
@@ -48,6 +52,29 @@ def describe(path: Path) -> ModelInfo:
         tied_embeddings=tied,
         has_chat_template=_has_template(path),
         licence=_licence(path),
+    )
+
+
+def _describe_gguf(made: Conversion) -> ModelInfo:
+    config, licence = made.config, made.header.metadata.get("general.license")
+    dtypes: Counter[str] = Counter()
+    for planned in made.plan.values():
+        kind = planned.source.kind.name
+        dtypes[DTYPES.get(kind, kind.lower())] += math.prod(planned.shape)
+    return ModelInfo(
+        path=made.header.path,
+        architecture=config["architectures"][0],
+        model_type=config["model_type"],
+        parameters=sum(dtypes.values()),
+        weight_bytes=sum(planned.source.nbytes for planned in made.plan.values()),
+        dtypes=dict(dtypes),
+        vocabulary=config["vocab_size"],
+        hidden=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        context=config["max_position_embeddings"],
+        tied_embeddings=config["tie_word_embeddings"],
+        has_chat_template=made.tokenizer.chat_template is not None,
+        licence=licence if isinstance(licence, str) else None,
     )
 
 

@@ -106,9 +106,9 @@ def _check_weights(path: Path) -> list[Problem]:
         if not (path / "config.json").exists() and (path / "adapter_config.json").exists():
             files: tuple[Path, ...] = (adapter,) if adapter.is_file() else ()
         elif not (path / "config.json").exists():
-            return [
-                _problem("this is not a model folder", str(path), "it has no config.json", "name the folder that has")
-            ]
+            files_here = sorted(file.name for file in path.glob("*.gguf"))
+            fix = f"name the file: {path / files_here[0]}" if files_here else "name the folder that has"
+            return [_problem("this is not a model folder", str(path), "it has no config.json", fix)]
         else:
             files = _sized_shards(path)
     except ModelError as error:
