@@ -30,7 +30,7 @@ def describe(path: Path) -> ModelInfo:
     text = inner if isinstance(inner, dict) else config
     files = shards(path)
     if not files:
-        raise ModelError("this folder has no safetensors weights", where=str(path))
+        raise ModelError("this folder has no safetensors weights", where=str(path), fix="fetch the model again")
     tensors = [tensor for file in files for tensor in read_header(file) if not BUFFERS.search(tensor.name)]
     tied, counted = _without_tied(config, tensors)
     dtypes: Counter[str] = Counter()
@@ -98,8 +98,9 @@ def _size(path: Path, config: dict[str, Any], *keys: str) -> int | None:
             continue
         if type(value) is not int or value < 1:
             raise ModelError(
-                f"`{key}` must be a whole number above 0", where=str(path / "config.json"), why=repr(value)
-            )
+                f"`{key}` must be a whole number above 0", where=f"{path / 'config.json'}: {key}", why=repr(value)[:100],
+                fix="fetch config.json again",
+            )  # fmt: skip
         return value
     return None
 

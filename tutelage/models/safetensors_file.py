@@ -55,7 +55,9 @@ def read_header(path: Path) -> tuple[StoredTensor, ...]:
                 raise _broken(path, "the header is too long", f"it claims {length} bytes of a {size}-byte file", 0)
             text = file.read(length)
     except OSError as error:
-        raise ModelError("cannot read the weights", where=str(path), why=error.strerror or str(error)) from error
+        raise ModelError(
+            "cannot read the weights", where=str(path), why=error.strerror or str(error), fix="check its rights"
+        ) from error
     tensors = _parse(path, text)
     _check_offsets(path, tensors, size - 8 - length)
     return tensors
@@ -86,7 +88,7 @@ def _parse(path: Path, text: bytes) -> tuple[StoredTensor, ...]:
 
 
 def _entry(path: Path, name: str, value: object) -> StoredTensor:
-    if not isinstance(value, dict) or value.get("dtype") not in ITEM_BITS:
+    if not isinstance(value, dict) or not isinstance(value.get("dtype"), str) or value["dtype"] not in ITEM_BITS:
         raise _broken(path, f"tensor `{name[:200]}` has no known dtype", str(value)[:200], 8)
     shape, offsets = _whole_numbers(value.get("shape")), _whole_numbers(value.get("data_offsets"))
     if shape is None or len(shape) > MAX_DIMENSIONS or offsets is None or len(offsets) != 2:
@@ -145,10 +147,15 @@ def shards(folder: Path) -> tuple[Path, ...]:
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise ModelError("the shard index is damaged", where=str(index), why=str(error)[:200]) from error
+        raise ModelError(
+            "the shard index is damaged", where=str(index), why=str(error)[:200], fix="fetch it again"
+        ) from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise ModelError("a shard must be a safetensors file beside its index", where=str(index), why=f"{name!r}")
+            raise ModelError(
+                "a shard must be a safetensors file beside its index", where=str(index), why=f"{name!r}"[:200],
+                fix="fetch the model again",
+            )  # fmt: skip
         if not (folder / name).is_file():
             raise ModelError("a shard is missing", where=str(folder / name), fix="fetch the model again")
     return tuple(folder / name for name in sorted(names))
