@@ -155,7 +155,7 @@ async function ask(question, second) {
     answers.append(box);
     if (task) {
       await labelInto(box, models.get(model), question, second, stopping.signal);
-      at("talk").scrollTop = at("talk").scrollHeight;
+      at("talk").scrollTop = box.offsetTop - at("talk").offsetTop; // its beginning: it may be longer than the room
       return;
     }
     const written = await answerInto(box, model, question, stopping.signal);
