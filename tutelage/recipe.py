@@ -126,9 +126,29 @@ class LoraSpec(Spec):
 
 
 class FullSpec(Spec):
-    """Method `full`: every parameter trains."""
+    """Method `full`: every parameter trains, or those that patterns for parameter names leave."""
 
     kind: Literal["full"] = "full"
+    train: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None,
+        description="only parameters that match, e.g. [layers.20-29, norm] ([patterns](half.md#freezing-by-pattern))",
+    )
+    freeze: list[str] = Field(default_factory=list, description="parameters that do not train, e.g. [embed_tokens]")
+
+
+def _round(value: object) -> object:
+    if value not in ("run", "epoch") and (type(value) is not int or value < 1):
+        raise ValueError("a round is `run`, `epoch` or a number of optimiser steps")
+    return value
+
+
+class HalfSpec(Spec):
+    """Method `half` (Hui et al. 2024, arXiv 2404.18466): in each round a random half of the matrices and norms trains."""
+
+    kind: Literal["half"] = "half"
+    round: Annotated[Literal["run", "epoch"] | Annotated[int, Field(ge=1)], BeforeValidator(_round)] = Field(
+        "run", description="when another half is drawn: never, every epoch, or every so many optimiser steps"
+    )
 
 
 class OptimSpec(Spec):
@@ -169,7 +189,7 @@ class BatchSpec(Spec):
 
 
 Method = Annotated[
-    Annotated[LoraSpec | FullSpec, Field(discriminator="kind")],
+    Annotated[LoraSpec | FullSpec | HalfSpec, Field(discriminator="kind")],
     BeforeValidator(_kind_only),
 ]
 
@@ -305,7 +325,8 @@ ALIASES = {
 
 
 # Tags of unions, which pydantic puts into the place of an error and nobody has typed.
-KINDS = {"lora", "full", *TASKS}
+METHODS: dict[str, type[Spec]] = {"full": FullSpec, "half": HalfSpec, "lora": LoraSpec}
+KINDS = {*METHODS, *TASKS}
 
 
 def _problem(item: dict[str, Any], where: str) -> Problem:
@@ -319,7 +340,7 @@ def _problem(item: dict[str, Any], where: str) -> Problem:
     if item["type"] == "missing":
         return Problem(f"`{key}` is missing", where, fix=f"add `{key}:`")
     if item["type"].startswith("union_tag"):
-        known = sorted(TASKS) if key == "task" else ["full", "lora"]
+        known = sorted(TASKS if key == "task" else METHODS)
         why = f"it is {item.get('ctx', {}).get('tag')!r}"
         return Problem(f"`{key}.kind` must be one of {', '.join(known)}", where, why=why)
     given = item.get("input")
@@ -329,7 +350,7 @@ def _problem(item: dict[str, Any], where: str) -> Problem:
 
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
     specs: dict[str, type[Spec]] = {
-        "data": DataSpec, **TASKS, "lora": LoraSpec, "full": FullSpec, "optim": OptimSpec,
+        "data": DataSpec, **TASKS, **METHODS, "optim": OptimSpec,
         "save": SaveSpec, "validate": ValidateSpec, "batch": BatchSpec, "train": SourceSpec, "dedupe": DedupeSpec,
         "split": SplitSpec,
     }  # fmt: skip

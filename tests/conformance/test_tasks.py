@@ -31,7 +31,11 @@ FITS = {
     "verbalised": ("llama",), "tag": ("bert", "llama"), "extract": ("bert",), "seq2seq": ("t5", "bart", "llama"),
     "text": ("bert", "llama"),
 }  # fmt: skip
-METHODS = {"full": {"kind": "full"}, "lora": {"kind": "lora", "rank": 8, "alpha": 16}}
+METHODS = {
+    "full": {"kind": "full"},
+    "half": {"kind": "half", "round": 2},
+    "lora": {"kind": "lora", "rank": 8, "alpha": 16},
+}
 CASES = [(task, kind, method) for task, kinds in FITS.items() for kind in kinds for method in METHODS]
 LOADERS = {
     "causal": transformers.AutoModelForCausalLM, "masked": transformers.AutoModelForMaskedLM,

@@ -25,7 +25,7 @@ from tutelage.recipe import OptimSpec, SaveSpec, ValidateSpec
 from tutelage.tasks.batching import packed
 from tutelage.train import checkpoint
 from tutelage.train.optim import Optimizer, learning_rate
-from tutelage.train.types import BudgetHalved, Event, Finished, Resumed, Saved, Step, Validated
+from tutelage.train.types import BudgetHalved, Drawn, Event, Finished, Resumed, Saved, Step, Validated
 
 SAVE_SECONDS = 300.0  # without save.every: what a kill may cost at most
 MIN_BUDGET = 16  # tokens; below this memory is not what is missing
@@ -68,6 +68,7 @@ class TrainState:
     tokens: int = 0
     seconds: float = 0.0
     train_loss: float = 0.0  # mean over all target tokens so far
+    round: int = 0  # of a method that lets other parameters train in each
     stop_requested: bool = False
     saved_steps: set[int] = field(default_factory=set)
 
@@ -83,7 +84,7 @@ class TrainState:
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint stores beside tensors."""
-        names = ("step", "best_step", "without_gain", "target_tokens", "tokens", "seconds", "train_loss")
+        names = ("step", "best_step", "without_gain", "target_tokens", "tokens", "seconds", "train_loss", "round")
         best = None if math.isinf(self.best_loss) else self.best_loss
         plan = {"plan_tokens": self.plan.tokens, "plan_keep": self.plan.keep}
         return {**{name: getattr(self, name) for name in names}, "best_loss": best, **plan}
@@ -95,7 +96,8 @@ class TrainState:
 
 
 def restore(state: TrainState, saved: checkpoint.Checkpoint) -> None:
-    """Continue from `saved`: weights, moments, counters, and a budget that had been halved."""
+    """Continue from `saved`: weights, moments, counters, the round, and a budget that had been halved."""
+    enter(state, saved.state.get("round", 0))
     state.optimizer.load(saved.tensors)
     for name, value in saved.state.items():
         if name.startswith("plan_"):
@@ -104,6 +106,27 @@ def restore(state: TrainState, saved: checkpoint.Checkpoint) -> None:
             setattr(state, name, math.inf if name == "best_loss" and value is None else value)
     # A newer one was damaged: its step is yet to be done and saved, and it must not push a good one out.
     state.saved_steps = {step for step in checkpoint.steps(state.store) if step <= saved.step}
+
+
+def enter(state: TrainState, number: int) -> None:
+    """Let what round `number` draws train, if the method has rounds and this is another one."""
+    if state.trainable.rounds is not None and number != state.round:
+        state.trainable = state.trainable.rounds.enter(number)
+        state.optimizer.redraw(state.trainable.parameters)
+        state.round = number
+
+
+def redraw(state: TrainState) -> Iterator[Event]:
+    """Enter the round of the next step; the first step of each round says what was drawn."""
+    rounds, per_epoch = state.trainable.rounds, state.batches.per_epoch
+    if rounds is None:
+        return
+    number = rounds.number(state.step, per_epoch)
+    enter(state, number)
+    draw = state.trainable.draw
+    if draw is not None and (state.step == 0 or number != rounds.number(state.step - 1, per_epoch)):
+        counts = {category: list(numbers) for category, numbers in draw.categories.items()}
+        yield Drawn(state.step, number, state.trainable.count, counts, tuple(state.trainable.parameters))
 
 
 def training(state: TrainState, resumed: Resumed | None = None) -> Iterator[Event]:
@@ -120,6 +143,7 @@ def training(state: TrainState, resumed: Resumed | None = None) -> Iterator[Even
         if state.stop_requested:
             reason = "interrupted"
             break
+        yield from redraw(state)
         yield from one_step(state)
         if validation_due(state):
             event = yield from validate(state)

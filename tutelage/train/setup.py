@@ -67,7 +67,7 @@ def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: 
     set_training(model)
     start_threads()
     state = TrainState(
-        backbone=backbone, trainable=trainable, optimizer=Optimizer(trainable.parameters, recipe.optim),
+        backbone=backbone, trainable=trainable, optimizer=Optimizer(trainable.parameters, recipe.optim, trainable.resting),
         loss_of=material.task.loss, layouts_of=material.task.layouts,
         vary=functools.partial(varied, material.task), train_rows=material.train.rows, validation_rows=material.validation.rows,
         optim=recipe.optim, saving=recipe.save, validating=recipe.validate_,

@@ -70,6 +70,21 @@ class BudgetHalved:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """From now on (after `step` steps) the half of round `round` trains: `parameters` values, and the tensors `names`.
+
+    `categories` says of each category how many parts were drawn, of how many, and the same in values.
+    """
+
+    step: int
+    round: int
+    parameters: int
+    categories: dict[str, list[int]]
+    names: tuple[str, ...]
+    event: str = "drawn"
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The end of a run. `reason` is "done", "early_stopping" or "interrupted"."""
 
@@ -78,4 +93,4 @@ class Finished:
     event: str = "finished"
 
 
-Event = Step | Validated | Saved | Resumed | BudgetHalved | Finished
+Event = Step | Validated | Saved | Resumed | BudgetHalved | Drawn | Finished
