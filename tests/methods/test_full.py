@@ -11,9 +11,10 @@ from tutelage.models.tiny import tiny_model
 from tutelage.recipe import FullSpec
 
 NAMES = [
-    "model.embed_tokens.weight", *(f"model.layers.{i}.{part}.weight" for i in range(12) for part in ("self_attn.q_proj", "mlp.up_proj")),
+    "model.embed_tokens.weight",
+    *(f"model.layers.{i}.{part}.weight" for i in range(12) for part in ("self_attn.q_proj", "mlp.up_proj")),
     "model.norm.weight",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
