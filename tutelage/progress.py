@@ -97,7 +97,7 @@ class Progress:
         """Say that memory ran out and what changed."""
         self.say(f"warning: memory ran out in step {event.step}: again with micro-batches of {event.tokens} tokens")
 
-    def drawn(self, event: Drawn) -> None:
+    def redrawn(self, event: Drawn) -> None:
         """Say which half trains."""
         parts = ", ".join(f"{some} of {all_} {category}" for category, (some, all_, *_) in event.categories.items())
         self.say(f"round {event.round + 1}: {event.parameters:,} parameters train ({parts} parts, and the embeddings)")
@@ -129,7 +129,7 @@ class Progress:
 
 SHOW_EVENT: dict[type, Callable[..., None]] = {
     Step: Progress.step, Validated: Progress.validated, Saved: Progress.saved, Resumed: Progress.resumed,
-    BudgetHalved: Progress.budget_halved, Drawn: Progress.drawn, Finished: Progress.finished,
+    BudgetHalved: Progress.budget_halved, Drawn: Progress.redrawn, Finished: Progress.finished,
 }  # fmt: skip
 
 

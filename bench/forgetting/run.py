@@ -4,14 +4,13 @@ python bench/forgetting/run.py                          train and score what is 
 python bench/forgetting/run.py --methods full half --seeds 0    a part of it
 python bench/forgetting/run.py table                    docs/forgetting.md's table from results/forgetting.json
 
-SmolLM2-135M-Instruct learns 200 Dolly rows in one epoch. Learnt: the loss on 150 held-out Dolly rows. Forgotten: the loss on
+SmolLM2-135M-Instruct learns 128 Dolly rows in one epoch. Learnt: the loss on 150 held-out Dolly rows. Forgotten: the loss on
 WikiText-2 lines and LAMBADA passages, the right answers of ARC-easy questions, and KL(base || tuned) on the base model's own
 answers. Replayed are other WikiText-2 lines than those that are scored. One scorer, in the runs' own precision (bf16), adapters
 beside the weights. What is trained or scored already is kept.
 """
 
 import argparse
-import json
 import shutil
 import sys
 import time
@@ -41,7 +40,7 @@ from harness.rows import encoded_rows  # noqa: E402 isort: skip
 
 DOCS = BENCH.parent / "docs" / "forgetting.md"
 MARKS = ("<!-- table: python bench/forgetting/run.py table -->", "<!-- end of table -->")
-RESAMPLES, ROWS, REPLAYED, SCORED_LINES = 4000, 200, 200, 60
+RESAMPLES, ROWS, REPLAYED, SCORED_LINES = 4000, 128, 128, 60
 MLP = ["gate_proj", "up_proj", "down_proj"]
 FULL_RATE, LOW_RATE, LORA_RATE = 1e-4, 2e-5, 5e-4
 
@@ -85,13 +84,13 @@ class Files:
 
 
 def files(shared: Path, work: Path) -> Files:
-    """Written anew from ../shared: the even lines of WikiText-2 with at least 30 words are scored, of the odd ones some replayed."""
+    """Written anew from ../shared. Of WikiText-2 lines with at least 30 words the first half is scored, the other one replayed."""
     probes = work / "probes"
     probes.mkdir(parents=True, exist_ok=True)
     rows = (shared / "bench" / "dolly_train.jsonl").read_text(encoding="utf-8").splitlines()[:ROWS]
     text = (shared / "probes" / "wikitext2" / "test.txt").read_text(encoding="utf-8")
     lines = [line.strip() for line in text.splitlines() if len(line.split()) >= 30]
-    half = len(lines) // 2  # articles stand one after the other: no article lies on both sides but one
+    half = len(lines) // 2  # articles stand one after the other: at most one lies on both sides
     scored, replayed = (spread(part, n) for part, n in ((lines[:half], SCORED_LINES), (lines[half:], REPLAYED)))
     found = Files(work / "train.jsonl", work / "replay.txt", shared / "bench" / "dolly_heldout.jsonl", probes)
     for path, content in ((found.train, rows), (found.replay, replayed), (probes / "wikitext.txt", scored)):
@@ -253,8 +252,7 @@ def main() -> None:
     options.model = options.model or default_model(options.threads)
     torch.set_num_threads(options.threads)
     of = files(options.shared, options.work)
-    asked = [p for p in shipped()["open_questions"]]
-    known: dict[str, list[Probe]] = {**local(str(of.probes), 10_000), "open_questions": asked}
+    known: dict[str, list[Probe]] = {**local(str(of.probes), 10_000), "open_questions": shipped()["open_questions"]}
     started = time.perf_counter()
     untouched = score(load_located(locate(options.model), torch.bfloat16), of, options.model, known, None)
     write_json(options.work / "base.json", figures(untouched))

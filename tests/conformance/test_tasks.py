@@ -79,7 +79,7 @@ def test_it_learns_eight_rows(task: str, kind: str, method: str, made: Made, row
 
 def gradients(state: TrainState, layouts: list[Any]) -> tuple[float, dict[str, torch.Tensor]]:
     state.optimizer.zero_grad()
-    loss, _, _ = accumulate(state, layouts)
+    loss, *_ = accumulate(state, layouts)
     found = {name: m.grad.double().clone() for name, m in state.optimizer.masters.items() if m.grad is not None}
     return loss, found
 

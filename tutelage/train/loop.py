@@ -22,6 +22,7 @@ from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import CheckFailedError, OutOfMemoryError, OutputError, is_out_of_memory
 from tutelage.methods.types import Trainable
 from tutelage.recipe import OptimSpec, SaveSpec, ValidateSpec
+from tutelage.tasks.anchored import Anchored
 from tutelage.tasks.batching import packed
 from tutelage.train import checkpoint
 from tutelage.train.optim import Optimizer, learning_rate
@@ -60,6 +61,7 @@ class TrainState:
     layouts_of: LayoutsOf = packed
     vary: Vary = unchanged
     row_weights: tuple[float, ...] = ()
+    anchored: Anchored | None = None  # the loss that holds the model to its base, in place of `loss_of`, which scores
     step: int = 0
     best_step: int | None = None
     best_loss: float = math.inf
@@ -178,7 +180,7 @@ def one_step(state: TrainState) -> Iterator[Event]:
     start = time.perf_counter()
     number = state.step // state.batches.per_epoch
     rows = [state.vary(state.train_rows[i], state.seed, number, int(i)) for i in state.batches.of_step(state.step)]
-    loss, targets, tokens = yield from fitting(state, rows, lambda packs: accumulate(state, packs))
+    loss, targets, tokens, moved = yield from fitting(state, rows, lambda packs: accumulate(state, packs))
     if not math.isfinite(loss):
         raise CheckFailedError(
             f"the loss of step {state.step + 1} is {loss}", where=", ".join(str(row.at) for row in rows[:4]),
@@ -192,7 +194,9 @@ def one_step(state: TrainState) -> Iterator[Event]:
     state.step, state.target_tokens = state.step + 1, state.target_tokens + targets
     state.tokens, state.seconds = state.tokens + tokens, state.seconds + seconds
     epoch = state.step / state.batches.per_epoch
-    yield Step(state.step, epoch, loss, rate, norm, targets, tokens, tokens / seconds, seconds, state.total_steps)
+    yield Step(
+        state.step, epoch, loss, rate, norm, targets, tokens, tokens / seconds, seconds, state.total_steps, moved
+    )
 
 
 def fitting(
@@ -225,16 +229,18 @@ def fitting(
         yield BudgetHalved(state.step + 1, state.plan.tokens, state.plan.keep)
 
 
-def accumulate(state: TrainState, packs: Sequence[Any]) -> tuple[float, int, int]:
-    """Gradients of (weighted sum of losses) / (total weight of the step); that loss, its targets, and the rows' tokens."""
+def accumulate(state: TrainState, packs: Sequence[Any]) -> tuple[float, int, int, float | None]:
+    """Gradients of (weighted sum of losses) / (total weight of the step); that loss, its targets, the rows' tokens, and the
+    divergence from the base model, of which the loss is told without, where the run is held to it."""
     weight = math.fsum(float(pack.weights.double().sum()) for pack in packs)
-    value = 0.0
+    value, moved = 0.0, 0.0
     for index, pack in enumerate(packs):
         torch.manual_seed(draw_seed(state.seed, state.step, index))
-        result = state.loss_of(state.backbone, pack)
+        result = (state.anchored or state.loss_of)(state.backbone, pack)
         (result.total / weight).backward()  # type: ignore[no-untyped-call]
-        value += result.value
-    return value / weight, sum(scored_targets(pack) for pack in packs), sum(pack.tokens for pack in packs)
+        value, moved = value + result.value, moved + result.divergence
+    targets, tokens = sum(scored_targets(pack) for pack in packs), sum(pack.tokens for pack in packs)
+    return value / weight, targets, tokens, moved / weight if state.anchored else None
 
 
 def scored_targets(pack: Any) -> int:

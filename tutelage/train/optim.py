@@ -58,7 +58,7 @@ class Optimizer:
         masters = {name: self.masters[name] for name in parameters}
         for name, parameter in parameters.items():
             if masters[name] is not parameter and name not in self.hooks:
-                self.hooks[name] = parameter.register_post_accumulate_grad_hook(self._into_master(name))
+                self.hooks[name] = parameter.register_post_accumulate_grad_hook(self._into_master(name))  # type: ignore[no-untyped-call]
         decay = [m for m in masters.values() if m.dim() > 1]
         plain = [m for m in masters.values() if m.dim() <= 1]
         groups = [{"params": decay, "weight_decay": self.spec.weight_decay}, {"params": plain, "weight_decay": 0.0}]

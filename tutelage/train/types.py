@@ -17,6 +17,9 @@ class Step:
     tokens_per_second: float
     seconds: float
     total_steps: int = 0  # of the whole run, where it is known
+    divergence: float | None = (
+        None  # KL(base || tuned) in nats per target token; none where the run is not held to its base
+    )
     event: str = "step"
 
 
