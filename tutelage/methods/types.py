@@ -1,6 +1,7 @@
 """What a fine-tuning method is: it decides what trains, and how the result is stored."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,10 +15,14 @@ MethodSpec = LoraSpec | FullSpec
 
 @dataclass(frozen=True)
 class Trainable:
-    """The parameters that train, by name in a fixed order; a tied parameter stands once. `total` counts all."""
+    """The parameters that train, by name in a fixed order; a tied parameter stands once. `total` counts all.
+
+    `faster`: those whose learning rate is another, and how many times the usual one it is.
+    """
 
     parameters: dict[str, nn.Parameter]
     total: int
+    faster: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -40,7 +45,7 @@ class Method(Protocol):
 METHODS: Registry[Method] = Registry("method")
 
 
-def trainable_of(model: Any) -> Trainable:
+def trainable_of(model: Any, *, faster: Mapping[str, float] | None = None) -> Trainable:
     """All parameters that require a gradient, in the model's own order, tied ones once."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}  # yields a tied parameter once
-    return Trainable(named, sum(p.numel() for p in model.parameters()))
+    return Trainable(named, sum(p.numel() for p in model.parameters()), faster or {})

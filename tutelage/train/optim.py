@@ -26,10 +26,12 @@ class Optimizer:
     """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) whose state and weights are fp32 whatever the model computes in.
 
     A parameter stored in less than fp32 gets an fp32 master; its gradients are added up in fp32 across micro-batches.
-    Matrices decay, biases and norm weights (one dimension) do not.
+    Matrices decay, biases and norm weights (one dimension) do not. `faster` names those that learn so many times faster.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], spec: OptimSpec) -> None:
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], spec: OptimSpec, faster: Mapping[str, float] | None = None
+    ) -> None:
         self.spec = spec
         self.parameters = dict(parameters)
         self.masters: dict[str, Tensor] = {}
@@ -41,11 +43,12 @@ class Optimizer:
             self.masters[name] = parameter if exact else parameter.detach().float().requires_grad_(True)
             if not exact:
                 parameter.register_post_accumulate_grad_hook(self._into_master(name))  # type: ignore[no-untyped-call]
-        decay = [m for m in self.masters.values() if m.dim() > 1]
-        plain = [m for m in self.masters.values() if m.dim() <= 1]
-        groups = [{"params": decay, "weight_decay": spec.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for name, master in self.masters.items():
+            decay = spec.weight_decay if master.dim() > 1 else 0.0
+            groups.setdefault(((faster or {}).get(name, 1.0), decay), []).append(master)
         self.adam = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
+            [{"params": held, "weight_decay": decay, "times": times} for (times, decay), held in groups.items()],
             lr=spec.learning_rate,
             betas=spec.betas,
             eps=spec.eps,
@@ -101,7 +104,7 @@ class Optimizer:
             factor = self.spec.max_grad_norm / norm
             torch._foreach_mul_([m.grad for m in self.masters.values() if m.grad is not None], factor)
         for group in self.adam.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["times"]
         self.adam.step()
         self.zero_grad()
         self._publish()

@@ -155,7 +155,7 @@ def test_a_gradient_that_is_off_by_a_thousandth_is_noticed(
 def test_a_switch_that_recomputes_nothing_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     right = decoder.Stack.run
     monkeypatch.setattr(
-        decoder.Stack, "run", lambda stack, layout, keep, pick: right(stack, layout, decoder.Keep.ALL, pick)
+        decoder.Stack, "run", lambda stack, layout, keep, *more: right(stack, layout, decoder.Keep.ALL, *more)
     )
     found = outcomes(tiny_subject("llama"), LORA, tmp_path)
     assert failing(found) == {"recompute gated units = keep all", "recompute layers = keep all"}
