@@ -169,7 +169,9 @@ def test_layers_of_a_part_of_the_model_are_saved_so_that_peft_finds_them(
     assert (config["target_modules"], config["layers_to_transform"]) == (targets, layers)
     loaded = peft.PeftModel.from_pretrained(load(base), adapter)
     assert_same(logits(model), logits(loaded))
-    assert {n for n, m in loaded.base_model.model.named_modules() if isinstance(m, peft.tuners.lora.LoraLayer)} == {*wanted}
+    assert {n for n, m in loaded.base_model.model.named_modules() if isinstance(m, peft.tuners.lora.LoraLayer)} == {
+        *wanted
+    }
 
 
 # What is refused

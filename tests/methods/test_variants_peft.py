@@ -125,7 +125,9 @@ def test_a_new_adapter_computes_what_the_model_does_and_only_it_trains(variant: 
     assert {name.rpartition(".")[2] for name in trainable.parameters} == letters
     assert set(trainable.parameters) == {name for name, p in model.named_parameters() if p.requires_grad}
     for name, p in model.named_parameters():
-        assert p.requires_grad or torch.equal(p, weights[name.replace(".base.base.", ".base.").replace(".base.inner", "")])
+        assert p.requires_grad or torch.equal(
+            p, weights[name.replace(".base.base.", ".base.").replace(".base.inner", "")]
+        )
 
 
 @variants
@@ -215,7 +217,13 @@ def test_magnitudes_that_are_missing_or_not_announced_are_refused(model_folder: 
 @pytest.fixture
 def encoder_folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 60}
+    sizes = {
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 60,
+    }
     AutoModelForMaskedLM.from_config(CONFIG_MAPPING["bert"](**sizes)).save_pretrained(tmp_path / "bert")
     return tmp_path / "bert"
 

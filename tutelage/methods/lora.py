@@ -84,7 +84,14 @@ def scaling(rank: int, alpha: float, rslora: bool) -> float:
 
 
 def wrap(
-    model: Any, name: str, rank: int, scale: float, dropout: float, *, dora: bool = False, base: BaseLinear | None = None
+    model: Any,
+    name: str,
+    rank: int,
+    scale: float,
+    dropout: float,
+    *,
+    dora: bool = False,
+    base: BaseLinear | None = None,
 ) -> LoraLinear:
     """Put a LoraLinear in the place of the layer called `name`, over its weight or over `base`."""
     base = base or base_linear(model.get_submodule(name))
@@ -212,7 +219,9 @@ def _selection(model: Any, names: list[str]) -> tuple[set[str], list[int] | None
     """PEFT's `target_modules` and `layers_to_transform` that select exactly `names`: last name parts of all layers, or of
     some numbered ones, or the full names."""
     last = {name.rpartition(".")[2] for name in names}
-    linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and not n.endswith(".base.inner")]
+    linear = [
+        n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and not n.endswith(".base.inner")
+    ]
     others = [name for name in linear if name.rpartition(".")[2] in last]
     if not others:
         return last, None
