@@ -50,6 +50,9 @@ class LoraSpec(Spec):
         wrong = [item for item in self.layers or () if isinstance(item, str) and not _range(item)]
         if wrong:
             raise ValueError(f"layers: `{wrong[0]}` is not a range: write numbers and first-last, e.g. [0, 1, 20-29]")
+        below = [item for item in self.layers or () if isinstance(item, int) and item < 0]
+        if below:
+            raise ValueError(f"layers: {below[0]} is no layer: they are counted from 0")
         if self.layers == []:
             raise ValueError("layers: name at least one, or leave it out for all of them")
         return self

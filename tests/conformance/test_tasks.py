@@ -31,8 +31,16 @@ FITS = {
     "verbalised": ("llama",), "tag": ("bert", "llama"), "extract": ("bert",), "seq2seq": ("t5", "bart", "llama"),
     "text": ("bert", "llama"),
 }  # fmt: skip
-METHODS = {"full": {"kind": "full"}, "lora": {"kind": "lora", "rank": 8, "alpha": 16}}
-CASES = [(task, kind, method) for task, kinds in FITS.items() for kind in kinds for method in METHODS]
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {"kind": "full"}, "lora": {"kind": "lora", "rank": 8, "alpha": 16},
+    "dora": {"kind": "lora", "rank": 8, "alpha": 16, "dora": True},
+    "pissa": {"kind": "lora", "rank": 8, "alpha": 8, "init": "pissa", "loraplus_ratio": 2},
+}  # fmt: skip
+CASES = [(task, kind, method) for task, kinds in FITS.items() for kind in kinds for method in ("full", "lora")]
+CASES += [
+    ("classify", "bert", "dora"), ("preference", "llama", "dora"), ("seq2seq", "bart", "dora"), ("seq2seq", "t5", "pissa"),
+    ("tag", "bert", "pissa"), ("text", "llama", "pissa"),
+]  # fmt: skip
 LOADERS = {
     "causal": transformers.AutoModelForCausalLM, "masked": transformers.AutoModelForMaskedLM,
     "seq2seq": transformers.AutoModelForSeq2SeqLM, "classify": transformers.AutoModelForSequenceClassification,
@@ -46,7 +54,7 @@ Made = Callable[[str], Path]
 def recipe_for(task: str, kind: str, method: str, made: Made, rows_file: Made, **changes: Any) -> Recipe:
     values: dict[str, Any] = {
         "model": str(made(kind)), "task": TASK[task], "data": {"train": str(rows_file(task))}, "method": METHODS[method],
-        "optim": {"steps": 40, "batch_size": 8, "learning_rate": 1e-2 if method == "lora" else 3e-3, "warmup": 0.1},
+        "optim": {"steps": 40, "batch_size": 8, "learning_rate": 3e-3 if method == "full" else 1e-2, "warmup": 0.1},
         "max_tokens": 128, "precision": "fp32", "threads": 1,
     }  # fmt: skip
     return make_recipe(values | changes)
@@ -148,7 +156,7 @@ def test_transformers_and_peft_load_what_is_saved(
     folder, head = tmp_path / "model", material.task.head
     loader, names = LOADERS[head.kind], dict(enumerate(head.labels))
     labels = {"id2label": names, "label2id": {name: i for i, name in names.items()}} if names else {}
-    if method == "lora":
+    if method != "full":
         base = loader.from_pretrained(made(kind), dtype=torch.float32, **labels)
         model = peft.PeftModel.from_pretrained(base, str(folder))
         if task == "extract":  # PeftModelForQuestionAnswering.forward takes token types and leaves them out (peft 0.21)

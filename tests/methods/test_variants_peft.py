@@ -208,7 +208,7 @@ def test_magnitudes_that_are_missing_or_not_announced_are_refused(model_folder: 
     texts = {name: (tmp_path / name / CONFIG).read_text() for name in ("dora", "lora")}
     (tmp_path / "lora" / CONFIG).write_text(texts["dora"])
     (tmp_path / "dora" / CONFIG).write_text(texts["lora"])
-    with pytest.raises(ModelError, match="lora_magnitude_vector of .* is missing"):
+    with pytest.raises(ModelError, match=r"lora_magnitude_vector of .* is missing"):
         attach(load(model_folder("llama")), tmp_path / "lora")
     with pytest.raises(ModelError, match="tensors other than LoRA's"):
         attach(load(model_folder("llama")), tmp_path / "dora")

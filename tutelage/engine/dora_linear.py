@@ -89,14 +89,16 @@ class DoraLinear(LoraLinear):
         dropped = nn.functional.dropout(x, self.dropout, self.training)
         added = (dropped @ self.a.to(x.dtype).t() @ self.b.to(x.dtype).t()) * self.scale
         factors = self.m / torch.linalg.vector_norm(self._tuned(), dim=1).detach()
-        y = (self.base.product(x) + added) * factors.to(x.dtype)
+        y: Tensor = (self.base.product(x) + added) * factors.to(x.dtype)
         return y if self.bias is None else y + self.bias
 
     def delta(self) -> Tensor:
         """The [out, in] matrix that merging adds to the weight."""
         tuned = self._tuned()
-        return tuned * (self.m / torch.linalg.vector_norm(tuned, dim=1))[:, None] - self.base.dense()
+        delta: Tensor = tuned * (self.m / torch.linalg.vector_norm(tuned, dim=1))[:, None] - self.base.dense()
+        return delta
 
     def _tuned(self) -> Tensor:
         """W + s BA in at least fp32."""
-        return self.base.dense().to(self.squares.dtype) + super().delta().detach()
+        tuned: Tensor = self.base.dense().to(self.squares.dtype) + super().delta().detach()
+        return tuned

@@ -22,7 +22,8 @@ INERT = {
     "megatron_config", "megatron_core", "modules_to_save", "runtime_config", "ensure_weight_tying", "qalora_group_size",
     "use_dora",
 }  # fmt: skip
-# PiSSA's part of the weights can be computed again. Others (PiSSA by random iteration, OLoRA, CorDA, LoftQ) take their part out of the base weights, which a plain base does not lack.
+# PiSSA's part of the weights can be computed again. Others (PiSSA by random iteration, OLoRA, CorDA, LoftQ) take theirs out
+# of the base weights, which a plain base does not lack.
 HEADED = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")  # their heads are saved whole; elsewhere it would be embeddings
 OWN_INITIALISATIONS = (True, False, None, "gaussian", "orthogonal", "pissa")
 ENDS = (".lora_A.weight", ".lora_B.weight")

@@ -205,7 +205,10 @@ def _check_fit(
                 why="it was trained on another model", fix=f"use its own base model: {config.get('base_model_name_or_path')}",
             )  # fmt: skip
         base = base_linear(linear[name])
-        shapes = {"lora_A.weight": (rank, base.in_features), "lora_B.weight": (base.out_features, rank)}
+        shapes: dict[str, tuple[int, ...]] = {
+            "lora_A.weight": (rank, base.in_features),
+            "lora_B.weight": (base.out_features, rank),
+        }
         if config.get("use_dora"):
             shapes["lora_magnitude_vector"] = (base.out_features,)
         for key, shape in shapes.items():

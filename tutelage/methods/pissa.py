@@ -31,7 +31,8 @@ def less_principal(base: BaseLinear, rank: int, scale: float, iterations: int | 
 
 
 def _exact(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.linalg.svd(weight, full_matrices=False)
+    left, values, right = torch.linalg.svd(weight, full_matrices=False)
+    return left, values, right
 
 
 def _iterated(weight: Tensor, rank: int, iterations: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
