@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 
+from tutelage.errors import RecipeError
 from tutelage.recipe import Recipe, make_recipe
 from tutelage.runs import read_json
 from tutelage.tasks import TASKS
@@ -127,6 +128,22 @@ def test_a_run_goes_on_bit_for_bit(
     restore(again, checkpoint.load(whole.store / "step-00000004"))
     assert [(e.step, e.loss, e.gradient_norm) for e in training(again) if e.event == "step"] == expected[4:]
     assert all(torch.equal(m, again.optimizer.masters[n]) for n, m in whole.optimizer.masters.items())
+
+
+def test_noise_on_embeddings_is_for_models_with_one_stack(made: Made, rows_file: Made, tmp_path: Path) -> None:
+    for task, kind in (("seq2seq", "t5"), ("tag", "bert")):
+        optim = {"steps": 2, "batch_size": 8, "neftune_alpha": 5.0}
+        recipe = recipe_for(task, kind, "lora", made, rows_file, optim=optim)
+        if kind == "t5":
+            with pytest.raises(RecipeError, match="not built for encoder-decoders") as caught:
+                build(recipe, tmp_path)
+            assert caught.value.problems[0].where == "optim.neftune_alpha"
+        else:
+            calm = recipe_for(task, kind, "lora", made, rows_file, optim={**optim, "neftune_alpha": None})
+            losses = [
+                next(e.loss for e in training(build(r, tmp_path)[1]) if e.event == "step") for r in (calm, recipe)
+            ]
+            assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.1)
 
 
 def run_alone(model: Any, material: Material) -> torch.Tensor:
