@@ -48,7 +48,7 @@ def tiny_subject(kind: str) -> Subject:
 
 
 def recipe_subject(recipe: Recipe, material: Material) -> Subject:
-    """The first layers of the recipe's model on some of its rows, with `full` and the recipe's LoRA; with `half` if it is the recipe's."""
+    """The first layers of the recipe's model on some of its rows, with `full`, its LoRA, and `half` where it says so."""
     if material.task.head.kind != "causal":
         raise RecipeError(
             "the self-test compares causal models only so far", where="task",
