@@ -10,7 +10,7 @@ Per layer (Touvron et al. 2023, arXiv 2302.13971 §2.2): x + o(attention(rope(q)
 x + down(silu(gate) · up) of norm(x).
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -241,6 +241,10 @@ class DecoderStack:
         if {name for name, _ in body.named_children()} != {"embed_tokens", "layers", "norm", "rotary_emb"}:
             return None
         return DecoderStack(body) if all(_expected(layer) for layer in body.layers) else None
+
+    def on(self, body: Any) -> "DecoderStack":
+        """The same layers over a copy of the body."""
+        return replace(self, body=body)
 
     def run(self, layout: Layout, keep: Keep, pick: Tensor | None) -> Tensor | None:
         """[N, H] last hidden states, or those of the rows `pick` alone; None if a layer must run its own forward."""

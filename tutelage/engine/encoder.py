@@ -8,7 +8,7 @@ Per layer (Devlin et al. 2018, arXiv 1810.04805 §3; Vaswani et al. 2017, arXiv 
 n = norm(x + o(attention(q, k, v))) of x, then norm(n + down(act(up(n)))).
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -228,6 +228,10 @@ class EncoderStack:
     def layers(self) -> Any:
         """The model's layers."""
         return self.body.get_submodule(self.names.layers)
+
+    def on(self, body: Any) -> "EncoderStack":
+        """The same layers over a copy of the body."""
+        return replace(self, body=body)
 
     def run(self, layout: Layout, keep: Keep, pick: Tensor | None) -> Tensor | None:
         """[N, H] last hidden states, or those of the rows `pick` alone; None if a layer must run its own forward."""

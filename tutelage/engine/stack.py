@@ -1,7 +1,7 @@
 """What hand-written layers are to the rest: a model's body in place of its own forward."""
 
 from enum import IntEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -21,4 +21,8 @@ class Stack(Protocol):
 
     def run(self, layout: Layout, keep: Keep, pick: Tensor | None) -> Tensor | None:
         """[N, H] last hidden states, or those of the rows `pick` alone; None if a layer must run its own forward."""
+        ...
+
+    def on(self, body: Any) -> "Stack":
+        """The same layers over a copy of the body."""
         ...

@@ -14,7 +14,6 @@ from torch import nn
 
 from tutelage.encode.types import Layout
 from tutelage.engine.backbone import Backbone
-from tutelage.engine.decoder import DecoderStack
 from tutelage.engine.loss import Anchor, LossSum, linear_cross_entropy, reference_from_logits
 
 
@@ -48,7 +47,7 @@ def anchored(backbone: Backbone, trained: Iterable[nn.Parameter], strength: floa
     kept = {id(parameter): parameter for parameter in model.parameters()}
     shared = {id(parameter) for parameter in backbone.model.parameters()}
     size = sum(p.numel() * p.element_size() for key, p in kept.items() if key not in shared)
-    stack = None if backbone.stack is None else DecoderStack(model.base_model)  # causal models have no other
+    stack = None if backbone.stack is None else backbone.stack.on(model.base_model)
     base = replace(backbone, model=model, body=model.base_model, head=model.get_output_embeddings(), stack=stack)
     return Anchored(base, strength, size)
 

@@ -36,9 +36,12 @@ class Optimizer:
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], spec: OptimSpec, rows: Mapping[str, Tensor] | None = None,
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        spec: OptimSpec,
         resting: Mapping[str, nn.Parameter] | None = None,
-    ) -> None:  # fmt: skip
+        rows: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.spec = spec
         self.rows = dict(rows or {})
         self.masters: dict[str, Tensor] = {}

@@ -68,12 +68,12 @@ def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: 
     trainable = METHODS.get(recipe.method.kind).prepare(model, recipe.method, seed=recipe.seed)
     set_training(model)
     start_threads()
-    anchor = held_to_base(recipe, material, backbone, trainable)
     varies = hasattr(material.task, "vary")  # then ids occur that are in no row
     rows = {} if varies else used_rows(model, trainable.parameters, material.train.rows, recipe.optim.weight_decay)
+    anchor = held_to_base(recipe, material, backbone, trainable)
     state = TrainState(
         backbone=backbone, trainable=trainable,
-        optimizer=Optimizer(trainable.parameters, recipe.optim, rows, trainable.resting),
+        optimizer=Optimizer(trainable.parameters, recipe.optim, trainable.resting, rows),
         loss_of=material.task.loss, layouts_of=material.task.layouts,
         vary=functools.partial(varied, material.task), train_rows=material.train.rows, validation_rows=material.validation.rows,
         optim=recipe.optim, saving=recipe.save, validating=recipe.validate_,
