@@ -27,6 +27,14 @@ def download(repo: str, revision: str | None, folder: Path, say: Callable[[str],
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     wanted = _wanted(sizes)
     if not any(name.endswith(".safetensors") for name in wanted):
+        files = sorted(name for name in sizes if name.lower().endswith(".gguf"))
+        if files:
+            raise ModelError(
+                "this hub repository holds GGUF files, and a GGUF file is read from disk",
+                where=where,
+                why=f"it holds {', '.join(files[:5])}",
+                fix=f"hf download {repo} {files[0]} --local-dir . ; then name ./{files[0]}",
+            )
         raise ModelError(
             "this model has no safetensors weights",
             where=where,
