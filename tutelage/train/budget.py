@@ -11,10 +11,10 @@ import torch
 from tutelage.encode.layout import make_layout
 from tutelage.encode.rows import Rows
 from tutelage.encode.types import Encoded
-from tutelage.engine.decoder import Keep
 from tutelage.engine.loss import CHUNK_VALUES
 from tutelage.engine.memory import Room, room, saved_bytes
 from tutelage.engine.plan import QUERY_BLOCK
+from tutelage.engine.stack import Keep
 from tutelage.train.loop import MIN_BUDGET, TrainState
 
 PROBES = (24, 72)  # tokens of two forward passes; what does not grow between them is not per token
@@ -48,7 +48,7 @@ def need_of(state: TrainState) -> Need:
     trained, config = state.trainable.count, state.backbone.model.config.get_text_config()
     head: Any = getattr(state.backbone.head, "weight", None)
     rows = 0 if head is None else head.shape[0]
-    chunk = min(CHUNK_VALUES, rows * state.plan.tokens) * 4 * 2
+    chunk = min(CHUNK_VALUES, rows * state.plan.tokens) * 4 * (4 if state.anchored else 2)  # and the base model's
     longest = int(Rows.of(state.train_rows).lengths.max())
     scores = config.num_attention_heads * min(QUERY_BLOCK, longest) * longest * 4 * 3
     doubled = head.numel() * 4 if head is not None and head.requires_grad else 0  # its gradient, while it is added up
