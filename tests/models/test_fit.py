@@ -46,3 +46,10 @@ def test_stop_ids_that_are_none_are_refused(tiny_copy: Path) -> None:
     with pytest.raises(ModelError, match="not token ids") as caught:
         load_model(tiny_copy, dtype=torch.float32)
     assert caught.value.problems[0].where == f"{tiny_copy / 'generation_config.json'}: eos_token_id"
+
+
+@pytest.mark.parametrize("said", [7, 0.5, {"a": 1}, ["x"]])
+def test_architectures_that_are_no_list_of_names_are_refused(tiny_copy: Path, said: object) -> None:
+    put(tiny_copy, architectures=said)
+    with pytest.raises(ModelError, match="not a causal language model"):
+        load_model(tiny_copy, dtype=torch.float32)
