@@ -65,7 +65,7 @@ WRONG = [
     (SHORT + "method: {kind: full, loraplus_ratio: 4}\n", "unknown key `method.loraplus_ratio`", ""),
     (SHORT + "optim: {neftune_noise_alpha: 5}\n", "unknown key", "`optim.neftune_alpha`"),
     (SHORT + "method: {kind: lora, targets: mlp}\n", "unknown key", "`target_modules`"),
-    (SHORT + "method: {kind: lorra}\n", "`method.kind` must be one of full, lora", ""),
+    (SHORT + "method: {kind: lorra}\n", "`method.kind` must be one of full, half, lora", ""),
     (SHORT + "method: {kind: full, rank: 4}\n", "unknown key `method.rank`", ""),
     (SHORT + "optim: {learning_rate: fast}\n", "optim.learning_rate", "'fast'"),
     (SHORT + "optim: {epochs: -1}\n", "optim.epochs", "greater than 0"),

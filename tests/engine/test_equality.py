@@ -21,12 +21,12 @@ from tutelage.engine.loss import Head, linear_cross_entropy
 from tutelage.engine.stack import Keep
 from tutelage.methods import METHODS
 from tutelage.methods.lora import lora_layers
-from tutelage.recipe import FullSpec, LoraSpec
+from tutelage.recipe import FullSpec, HalfSpec, LoraSpec
 from tutelage.tasks import chat
 
 KINDS = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gpt2"]
 METHOD: dict[str, Any] = {
-    "full": FullSpec(), "lora": LoraSpec(rank=4, alpha=8), "dora": LoraSpec(rank=4, alpha=8, dora=True),
+    "full": FullSpec(), "half": HalfSpec(), "lora": LoraSpec(rank=4, alpha=8), "dora": LoraSpec(rank=4, alpha=8, dora=True),
     "pissa": LoraSpec(rank=4, alpha=8, init="pissa"), "mlp": LoraSpec(rank=4, target_modules="mlp", layers=[1]),
 }  # fmt: skip
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -73,6 +73,8 @@ def gradients(
         result = chat.loss(backbone, layout, fast=fast)
         (result.total / weight).backward()
         value += result.value
+    frozen = [p for p in backbone.model.parameters() if not p.requires_grad]
+    assert all(p.grad is None for p in frozen), "a frozen parameter has a gradient"
     return value / weight, {name: p.grad.clone() for name, p in trainable.parameters.items()}
 
 
@@ -132,7 +134,7 @@ def test_every_execution_gives_the_plain_loss_and_gradients(
             raise AssertionError(f"{name}: {error}") from error
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", ["full", "half", "lora"])
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
 def test_what_a_layer_keeps_for_the_backward_changes_nothing(
     kind: str, method: str, model_folder: Callable[[str], Path]
@@ -146,6 +148,25 @@ def test_what_a_layer_keeps_for_the_backward_changes_nothing(
     for result in results[1:]:
         assert result[0] == results[0][0]
         assert all(torch.equal(result[1][name], results[0][1][name]) for name in trainable.parameters)
+
+
+def test_the_written_layers_compute_no_gradient_of_a_frozen_weight(model_folder: Callable[[str], Path]) -> None:
+    work = {}
+    for method in ("full", "half"):
+        backbone, _ = load(model_folder("llama"), torch.float32, method)
+        assert backbone.stack is not None
+        layout = make_layout(rows(), share_prefix=True)
+        result = chat.loss(backbone, layout)
+        with torch.autograd.profiler.profile(with_flops=True) as profiled:
+            result.total.backward()
+        work[method] = sum(event.flops for event in profiled.function_events)
+    # the last layer's second half runs on no other rows, filled up to a multiple of 32
+    few = min(-(-len(layout.sources.unique()) // 32) * 32, len(layout.ids))
+    late = ("layers.1.self_attn.o", "layers.1.mlp")
+    frozen = [(n, p) for n, p in backbone.model.named_parameters() if p.dim() > 1 and not p.requires_grad]
+    spared = sum(2 * p.numel() * (few if any(part in n for part in late) else len(layout.ids)) for n, p in frozen)
+    assert len(frozen) == 7  # of 14 matrices
+    assert work["full"] - work["half"] == pytest.approx(spared, rel=5e-3)  # and products with norm weights
 
 
 @pytest.mark.parametrize("kind", KINDS)

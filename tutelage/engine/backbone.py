@@ -15,11 +15,9 @@ from tutelage.encode.types import Layout, Segment
 from tutelage.engine.attention import NAME, register
 from tutelage.engine.decoder import DecoderStack
 from tutelage.engine.encoder import EncoderStack
-from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.loss import Head
 from tutelage.engine.noise import noisy
 from tutelage.engine.plan import Plan
-from tutelage.engine.product import known
 from tutelage.engine.stack import Keep, Stack
 
 PROBE_TOKENS = 16
@@ -54,8 +52,7 @@ class Backbone:
 
     def settled(self) -> "Backbone":
         """The same once a method has wrapped layers: the model's own forward where ours do not know one of them."""
-        wrapped = [module for module in self.model.modules() if isinstance(module, LoraLinear)]
-        if self.stack is None or all(map(known, wrapped)):
+        if self.stack is None or self.stack.knows_linear_layers():
             return self
         note = "layers with DoRA run through the model's own forward, which is slower: ours do not know them"
         return replace(self, stack=None, notes=(*self.notes, note))

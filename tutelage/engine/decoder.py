@@ -10,7 +10,7 @@ Per layer (Touvron et al. 2023, arXiv 2302.13971 §2.2): x + o(attention(rope(q)
 x + down(silu(gate) · up) of norm(x).
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch.nn.functional import silu
 from tutelage.encode.types import Layout
 from tutelage.engine import packed
 from tutelage.engine.plan import Plan
-from tutelage.engine.product import Norm, Products, expressible, normed
+from tutelage.engine.product import Norm, Products, expressible, known, normed
 from tutelage.engine.stack import Keep
 
 TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -241,6 +241,14 @@ class DecoderStack:
         if {name for name, _ in body.named_children()} != {"embed_tokens", "layers", "norm", "rotary_emb"}:
             return None
         return DecoderStack(body) if all(_expected(layer) for layer in body.layers) else None
+
+    def on(self, body: Any) -> "DecoderStack":
+        """The same layers over a copy of the body."""
+        return replace(self, body=body)
+
+    def knows_linear_layers(self) -> bool:
+        """Whether every linear layer is of a kind that our layers compute, once a method has wrapped them."""
+        return all(known(linear) for module in self.body.layers for linear in _linear(module))
 
     def run(self, layout: Layout, keep: Keep, pick: Tensor | None, embeddings: Tensor | None = None) -> Tensor | None:
         """[N, H] last hidden states, or those of the rows `pick` alone; None if a layer must run its own forward.

@@ -81,7 +81,7 @@ def make_state(subject: Subject, spec: MethodSpec, store: Path) -> TrainState:
         share_prefix=backbone.packs and getattr(spec, "dropout", 0.0) == 0.0, packed=backbone.packs, measured_gflops={},
     )  # fmt: skip
     return TrainState(
-        backbone=backbone, trainable=trainable, optimizer=Optimizer(trainable.parameters, optim, faster=trainable.faster),
+        backbone=backbone, trainable=trainable, optimizer=Optimizer(trainable.parameters, optim, trainable.resting, faster=trainable.faster),
         loss_of=subject.loss_of,
         train_rows=subject.rows, validation_rows=subject.rows[:2], optim=optim, saving=SaveSpec(every=HALFWAY),
         validating=ValidateSpec(every=HALFWAY), plan=plan, seed=0, store=store,
