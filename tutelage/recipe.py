@@ -11,6 +11,7 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tutelage.errors import MissingInputError, Problem, RecipeError
+from tutelage.methodspec import LoraSpec as LoraSpec
 from tutelage.registry import suggestion
 from tutelage.taskspec import TASKS, ClassifySpec, ExtractSpec, Seq2SeqSpec, Spec, TagSpec, TextSpec
 from tutelage.taskspec import ChatSpec as ChatSpec  # named here by who reads recipes
@@ -113,18 +114,6 @@ class DataSpec(Spec):
         return self
 
 
-class LoraSpec(Spec):
-    """Method `lora` (Hu et al. 2021, arXiv 2106.09685)."""
-
-    kind: Literal["lora"] = "lora"
-    rank: int = Field(16, ge=1, le=4096)
-    alpha: float = Field(32.0, gt=0)
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    rslora: bool = Field(False, description="scale by alpha / sqrt(rank) (arXiv 2312.03732) instead of alpha / rank")
-    target_modules: Literal["all-linear"] | list[str] = Field("all-linear", description="as PEFT means it")
-    adapter: str | None = Field(None, description="a PEFT adapter folder to continue from")
-
-
 class FullSpec(Spec):
     """Method `full`: every parameter trains, or those that patterns for parameter names leave."""
 
@@ -164,6 +153,9 @@ class OptimSpec(Spec):
     max_grad_norm: float = Field(1.0, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
+    neftune_alpha: float | None = Field(
+        None, gt=0, description="noise on the embeddings while training (NEFTune, arXiv 2310.05914), e.g. 5; none: none"
+    )
 
 
 class SaveSpec(Spec):
@@ -338,6 +330,9 @@ ALIASES = {
     "per_device_train_batch_size": "optim.batch_size", "gradient_accumulation_steps": "optim.batch_size",
     "base_model": "model", "model_name_or_path": "model", "dataset": "data.train", "datasets": "data.train",
     "lora_r": "method.rank", "r": "rank", "lora_alpha": "method.alpha", "lora_dropout": "method.dropout",
+    "use_rslora": "method.rslora", "use_dora": "method.dora", "init_lora_weights": "method.init",
+    "loraplus_lr_ratio": "method.loraplus_ratio", "layers_to_transform": "method.layers", "targets": "target_modules",
+    "lora_target_modules": "method.target_modules", "neftune_noise_alpha": "optim.neftune_alpha",
     "output_dir": "out", "sequence_len": "max_tokens", "cutoff_len": "max_tokens", "max_length": "max_tokens",
     "max_seq_length": "max_tokens", "adapter": "method", "bf16": "precision", "fp16": "precision",
     "save_steps": "save.every", "eval_steps": "validate.every", "val_set_size": "data.validation",

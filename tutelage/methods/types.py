@@ -39,7 +39,8 @@ class Rounds(Protocol):
 class Trainable:
     """The parameters that train, by name in a fixed order; a tied parameter stands once. `total` counts all.
 
-    `resting` ones do not train now and may in another round of `rounds`; `draw` says what this round is.
+    `resting` ones do not train now and may in another round of `rounds`; `draw` says what this round is. `faster`: those whose
+    learning rate is another, and how many times the usual one it is.
     """
 
     parameters: Mapping[str, nn.Parameter]
@@ -47,6 +48,7 @@ class Trainable:
     resting: Mapping[str, nn.Parameter] = field(default_factory=dict)
     rounds: Rounds | None = None
     draw: Draw | None = None
+    faster: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -69,7 +71,7 @@ class Method(Protocol):
 METHODS: Registry[Method] = Registry("method")
 
 
-def trainable_of(model: Any) -> Trainable:
+def trainable_of(model: Any, *, faster: Mapping[str, float] | None = None) -> Trainable:
     """All parameters that require a gradient, in the model's own order, tied ones once."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}  # yields a tied parameter once
-    return Trainable(named, sum(p.numel() for p in model.parameters()))
+    return Trainable(named, sum(p.numel() for p in model.parameters()), faster=faster or {})

@@ -31,8 +31,8 @@ class Optimizer:
     Matrices decay, biases and norm weights (one dimension) do not. Of a parameter in `rows` only those rows [R] train
     (`used_rows`): its master is them, and its gradient may be sparse.
 
-    `resting` parameters do not train now. They have masters, so that nothing that they learnt in an earlier round is rounded
-    away, but neither gradients nor moments.
+    `faster` names those that learn so many times faster. `resting` parameters do not train now. They have masters, so that
+    nothing that they learnt in an earlier round is rounded away, but neither gradients nor moments.
     """
 
     def __init__(
@@ -41,9 +41,10 @@ class Optimizer:
         spec: OptimSpec,
         resting: Mapping[str, nn.Parameter] | None = None,
         rows: Mapping[str, Tensor] | None = None,
+        faster: Mapping[str, float] | None = None,
     ) -> None:
         self.spec = spec
-        self.rows = dict(rows or {})
+        self.rows, self.faster = dict(rows or {}), dict(faster or {})
         self.masters: dict[str, Tensor] = {}
         self.buffers: dict[
             str, Tensor
@@ -65,11 +66,12 @@ class Optimizer:
         for name, parameter in parameters.items():
             if masters[name] is not parameter and name not in self.hooks:
                 self.hooks[name] = parameter.register_post_accumulate_grad_hook(self._into_master(name))  # type: ignore[no-untyped-call]
-        decay = [m for m in masters.values() if m.dim() > 1]
-        plain = [m for m in masters.values() if m.dim() <= 1]
-        groups = [{"params": decay, "weight_decay": self.spec.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for name, master in masters.items():
+            decay = self.spec.weight_decay if master.dim() > 1 else 0.0
+            groups.setdefault((self.faster.get(name, 1.0), decay), []).append(master)
         adam = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
+            [{"params": held, "weight_decay": decay, "times": times} for (times, decay), held in groups.items()],
             lr=self.spec.learning_rate,
             betas=self.spec.betas,
             eps=self.spec.eps,
@@ -154,7 +156,7 @@ class Optimizer:
             factor = self.spec.max_grad_norm / norm
             torch._foreach_mul_([m.grad for m in self.trained if m.grad is not None], factor)
         for group in self.adam.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["times"]
         self.adam.step()
         self.zero_grad()
         self._publish(self.parameters)

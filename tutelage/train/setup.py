@@ -43,10 +43,10 @@ def choose_plan(recipe: Recipe) -> ExecutionPlan:
     torch.set_num_threads(threads)
     precision, rates = choose_precision(recipe.precision, device)
     tokens = recipe.batch.tokens if isinstance(recipe.batch.tokens, int) else AUTO_TOKENS[device]
-    dropout = getattr(recipe.method, "dropout", 0.0)
+    draws = getattr(recipe.method, "dropout", 0.0) > 0.0 or recipe.optim.neftune_alpha is not None
     return ExecutionPlan(
         precision=precision, device=device, threads=threads, tokens=max(tokens, 1),
-        share_prefix=recipe.batch.share_prefix and dropout == 0.0,  # a shared prefix would share its dropout draws
+        share_prefix=recipe.batch.share_prefix and not draws,  # a shared prefix would share its draws
         packed=True, measured_gflops=rates,
     )  # fmt: skip
 
@@ -58,6 +58,11 @@ def available_cores() -> int:
 
 def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: Path) -> TrainState:
     """The run at step 0: model loaded, method prepared, optimiser made. Deterministic given recipe, data and plan."""
+    if recipe.optim.neftune_alpha is not None and material.task.head.kind == "seq2seq":
+        raise RecipeError(
+            "noise on embeddings is not built for encoder-decoders", where="optim.neftune_alpha",
+            why="NEFTune was published for decoders", fix="leave `optim.neftune_alpha` out",
+        )  # fmt: skip
     torch.set_num_threads(plan.threads)
     torch.manual_seed(recipe.seed)
     model = material.loaded or load_for(material, plan.dtype)
@@ -67,13 +72,14 @@ def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: 
     backbone = material.task.backbone(model)
     trainable = METHODS.get(recipe.method.kind).prepare(model, recipe.method, seed=recipe.seed)
     set_training(model)
+    backbone = replace(backbone.settled(), noise=recipe.optim.neftune_alpha or 0.0)
     start_threads()
     varies = hasattr(material.task, "vary")  # then ids occur that are in no row
     rows = {} if varies else used_rows(model, trainable.parameters, material.train.rows, recipe.optim.weight_decay)
     anchor = held_to_base(recipe, material, backbone, trainable)
     state = TrainState(
         backbone=backbone, trainable=trainable,
-        optimizer=Optimizer(trainable.parameters, recipe.optim, trainable.resting, rows),
+        optimizer=Optimizer(trainable.parameters, recipe.optim, trainable.resting, rows, trainable.faster),
         loss_of=material.task.loss, layouts_of=material.task.layouts,
         vary=functools.partial(varied, material.task), train_rows=material.train.rows, validation_rows=material.validation.rows,
         optim=recipe.optim, saving=recipe.save, validating=recipe.validate_,
