@@ -49,12 +49,13 @@ class Optimizer:
             lr=spec.learning_rate,
             betas=spec.betas,
             eps=spec.eps,
-            fused=True,
+            fused=not any(master.is_meta for master in self.masters.values()),  # a sketch: same state, no kernel
         )
 
-    def missing_bytes(self) -> int:
-        """What Adam's moments will take that are not there yet."""
-        return sum(master.numel() * 8 for master in self.masters.values() if not self.adam.state.get(master))
+    def bytes(self) -> int:
+        """What is held beside the model's own parameters: masters, and those moments that are there already."""
+        masters = sum(m.nbytes for name, m in self.masters.items() if m is not self.parameters[name])
+        return masters + sum(m.numel() * 8 for m in self.masters.values() if self.adam.state.get(m))
 
     def reserve(self) -> None:
         """Make Adam's moments now, so that no update can run out of memory half-way."""
