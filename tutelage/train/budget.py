@@ -48,7 +48,7 @@ def need_of(sketch: Sketch) -> Need:
     """From two steps of the sketch: on the longest row alone, and on the longest rows that a step can have."""
     longest = longest_rows(sketch.state)
     small, large = sketch.walk(longest[:1]), sketch.walk(longest)
-    more = libraries(sketch.state.plan)
+    more = libraries(sketch.plan)
     if large.tokens == small.tokens:
         fixed = large.optimizer + large.gradients
         return Need(fixed + more, (large.beyond_weights - fixed) / large.tokens)
@@ -65,7 +65,7 @@ def fitting(sketch: Sketch, bytes_free: float) -> Fit:
     before, longest = state.plan.tokens, int(lengths_of(state.train_rows).max())
     wanted = need.of(min(before, most_tokens(state)))
     if wanted <= bytes_free:
-        return Fit(state.plan, need, True, wanted)
+        return Fit(sketch.plan, need, True, wanted)
     most = 0
     for keep in sorted((each for each in Keep if each <= Keep[state.plan.keep.upper()]), reverse=True):
         if keep.name.lower() != state.plan.keep:
@@ -75,7 +75,7 @@ def fitting(sketch: Sketch, bytes_free: float) -> Fit:
         if most >= longest:  # no budget makes a micro-batch shorter than the longest row
             break
     state.adopt(replace(state.plan, tokens=max(MIN_BUDGET, min(most, before))))
-    return Fit(state.plan, need, most >= longest, wanted)
+    return Fit(sketch.plan, need, most >= longest, wanted)
 
 
 def fit_budget(state: TrainState, sketch: Sketch, say: Callable[[str], None], free: Room | None = None) -> Need | None:
@@ -86,7 +86,7 @@ def fit_budget(state: TrainState, sketch: Sketch, say: Callable[[str], None], fr
     free, first = free or room(), state.plan.room_mib is None and state.step == 0
     if free is None or state.plan.device != "cpu":
         return None
-    sketch.state.adopt(replace(state.plan, device=sketch.state.plan.device))
+    sketch.adopt(state.plan)
     if first:
         state.plan = replace(state.plan, room_mib=free.bytes // 2**20)
     if not (first or free.hard):

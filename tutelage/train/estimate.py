@@ -81,13 +81,13 @@ def memory_of(sketch: Sketch, material: Material, walk: Walk | None = None, proc
         process=anonymous_mib() if process is None else process, weights=(walk.weights - mapped) / MIB, mapped=mapped / MIB,
         optimizer=walk.optimizer / MIB, gradients=walk.gradients / MIB, activations=walk.activations / MIB,
         loss=walk.loss / MIB, working=walk.working / MIB, allocator=walk.allocator / MIB,
-        libraries=libraries(sketch.state.plan) / MIB,
+        libraries=libraries(sketch.plan) / MIB,
     )  # fmt: skip
 
 
 def mapped_bytes(sketch: Sketch, material: Material) -> int:
     """Frozen weights that the loader leaves in their file: those stored as the run computes in. Updates would copy them."""
-    plan = sketch.state.plan
+    plan = sketch.plan
     if material.loaded is not None or plan.device == "cuda":
         return 0
     stored = {DTYPES.get(tensor.dtype) for file in shards(material.fetched.path) for tensor in read_header(file)}

@@ -81,11 +81,11 @@ def shortened(material: Material, over_length: str, limit: int) -> Material:
 def refuse_what_cannot_fit(recipe: Recipe, material: Material, sketch: Sketch, free: Room | None = None) -> None:
     """OutOfMemoryError with the smallest change that fits, where even the least need, less its error, is above the room."""
     free = free or room()
-    if free is None or sketch.state.plan.device == "cuda":
+    if free is None or sketch.device == "cuda":
         return
-    plan = sketch.state.plan
+    plan = sketch.plan
     fits, least = least_bytes(sketch, free.bytes / MEMORY_RANGE[0])
-    sketch.state.adopt(plan)
+    sketch.adopt(plan)
     if fits:
         return
     found = next(proposals(recipe, material, plan, free.bytes), None)

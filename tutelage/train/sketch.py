@@ -58,10 +58,20 @@ class Walk:
 
 @dataclass(frozen=True)
 class Sketch:
-    """A run on meta tensors, and what has been counted of it."""
+    """A run on meta tensors, what has been counted of it, and the device that it stands for."""
 
     state: TrainState
     tally: Tally
+    device: str
+
+    @property
+    def plan(self) -> ExecutionPlan:
+        """The plan that it stands for."""
+        return replace(self.state.plan, device=self.device)
+
+    def adopt(self, plan: ExecutionPlan) -> None:
+        """Go on with `plan`."""
+        self.state.adopt(replace(plan, device=META))
 
     def walk(self, rows: Sequence[Encoded]) -> Walk:
         """The second of two steps on `rows`; of many micro-batches the two fullest stand for all, and their operations are scaled."""
@@ -105,7 +115,7 @@ def sketched(recipe: Recipe, material: Material, plan: ExecutionPlan) -> Sketch:
         )  # fmt: skip
         state = build_state(recipe, replace(material, loaded=hollow), replace(plan, device=META), Path("nowhere"))
         vocabulary = state.backbone.model.config.get_text_config().vocab_size
-    return Sketch(_labelled(state, tally, vocabulary), tally)
+    return Sketch(_labelled(state, tally, vocabulary), tally, plan.device)
 
 
 def _without_values(model: Any) -> Any:

@@ -4,7 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def train(
 
 def expected(manifest: dict[str, Any], state: TrainState, sketch: Sketch, material: Material, process: float) -> str:
     """What the run will take, in a line; its peak goes into the manifest, to be compared with what was measured."""
-    sketch.state.adopt(replace(state.plan, device=sketch.state.plan.device))
+    sketch.adopt(state.plan)
     rows = fullest_rows(sketch.state)
     walk = sketch.walk(rows)
     memory = memory_of(sketch, material, walk, process)
