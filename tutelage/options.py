@@ -36,7 +36,9 @@ class Estimate:
 
     recipe: Annotated[str, "a recipe file; where its data are not here, rows of max_tokens are assumed"]
     set: Annotated[tuple[str, ...], "override a recipe key: --set method=full (may be repeated)"] = ()
-    machine: Annotated[str | None, "for another machine: 16gb-laptop, 24gb-gpu, 80gb-gpu, ... (docs/estimate.md)"] = None
+    machine: Annotated[str | None, "for another machine: 16gb-laptop, 24gb-gpu, 80gb-gpu, ... (docs/estimate.md)"] = (
+        None
+    )
     probe: Annotated[bool, "also run two steps on the fullest batch here, and measure them"] = False
 
 

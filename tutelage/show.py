@@ -371,9 +371,11 @@ def show_estimate(result: dict[str, Any]) -> Iterator[str]:
         )
     yield "disk         " + ", ".join(f"{name} {value:,.0f} MiB" for name, value in result["disk_mib"].items())
     yield from (f"note: {note}" for note in result["notes"])
-    yield "it fits" if result["ok"] else "it does NOT fit" + ("; with these it does:" if result["proposals"] else "")
+    yield "it fits" if result["ok"] else "it does NOT fit" + ("; this would:" if result["proposals"] else "")
     for proposal in result["proposals"]:
-        yield "  " + " ".join(f"--set {each}" for each in proposal["set"]) + f"   about {proposal['least_mib']:,.0f} MiB"
+        yield (
+            "  " + " ".join(f"--set {each}" for each in proposal["set"]) + f"   about {proposal['least_mib']:,.0f} MiB"
+        )
 
 
 SHOW: dict[str, Show] = {

@@ -1,8 +1,8 @@
-"""Estimates against runs: peak memory, and with --time also seconds after a probe. Results: results/estimate.json, docs/estimate.md.
+"""Estimates against runs: peak memory, with --time also seconds after a probe. To results/estimate.json, docs/estimate.md.
 
-    python bench/estimate/run.py            # what is not measured yet; memory figures hold on a busy machine too
-    python bench/estimate/run.py --time     # also the probe: on a quiet machine only
-    python bench/estimate/run.py table      # only write the table of docs/estimate.md anew
+python bench/estimate/run.py            # what is not measured yet; memory figures hold on a busy machine too
+python bench/estimate/run.py --time     # also the probe: on a quiet machine only
+python bench/estimate/run.py table      # only write the table of docs/estimate.md anew
 """
 
 import argparse
@@ -129,29 +129,34 @@ def row(task: str, number: int, length: int) -> dict[str, Any]:
 
 
 def measured(case: Case, threads: int, timed: bool) -> dict[str, Any]:
-    """The estimate, made first and in a process of its own; then the run."""
+    """A run, and the estimate that `train` itself makes before its first step; `timed`: after a probe of the verb."""
     recipe, tutelage = str(recipe_of(case)), [sys.executable, "-m", "tutelage"]
     sets = ["--set", f"threads={threads}"]
-    probe = ["--probe"] if timed else []
-    asked = subprocess.run(
-        [*tutelage, "estimate", recipe, *sets, *probe, "--json"], stdout=subprocess.PIPE, env=environment(threads), text=True
-    )
-    estimate = json.loads(asked.stdout)
+    probed: dict[str, Any] = {}
+    if timed:
+        asked = [*tutelage, "estimate", recipe, *sets, "--probe", "--json"]
+        answer = subprocess.run(asked, stdout=subprocess.PIPE, env=environment(threads), text=True, check=True)
+        estimate = json.loads(answer.stdout)
+        probed = {
+            "probed_seconds": round(estimate["probe"]["run_seconds"], 2), "verb_mib": estimate["memory"]["peak_mib"],
+        }  # fmt: skip
     out = fresh(WORK / "runs" / case.name)
     ended = run([*tutelage, "train", recipe, *sets, "--out", str(out), "--json"], out, threads)
-    result: dict[str, Any] = {**asdict(case), "load": circumstances()["load"], "parts_mib": estimate["memory"]["parts_mib"]}
+    result: dict[str, Any] = {**asdict(case), "load": circumstances()["load"]}
     if ended.measured.returncode != 0:
         return {**result, "failed": ended.log.read_text(encoding="utf-8")[-600:]}
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    result |= {
-        "estimated_mib": estimate["memory"]["peak_mib"], "measured_mib": round(ended.measured.peak_mib, 1),
-        "own_mib": manifest["totals"]["estimated_peak_mib"], "trained_mib": manifest["totals"]["peak_rss_mib"],
-        "seconds": round(manifest["totals"]["seconds"], 2),
-    }  # fmt: skip
-    if timed:
-        result |= {"probed_seconds": round(estimate["probe"]["run_seconds"], 2)}
     fresh(out)
-    return result
+    return (
+        result
+        | probed
+        | {
+            "estimated_mib": manifest["totals"]["estimated_peak_mib"],
+            "parts_mib": manifest["estimate"]["parts_mib"],
+            "measured_mib": round(ended.measured.peak_mib, 1),
+            "seconds": round(manifest["totals"]["seconds"], 2),
+        }
+    )
 
 
 def error(run: dict[str, Any]) -> float:
@@ -163,7 +168,9 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     good = [abs(error(each)) for each in runs if "failed" not in each]
     found: dict[str, Any] = {"runs": len(good), "median": statistics.median(good), "worst": max(good)}
     timed = [abs(each["probed_seconds"] / each["seconds"] - 1) for each in runs if "probed_seconds" in each]
-    return found | ({"timed": len(timed), "time_median": statistics.median(timed), "time_worst": max(timed)} if timed else {})
+    return found | (
+        {"timed": len(timed), "time_median": statistics.median(timed), "time_worst": max(timed)} if timed else {}
+    )
 
 
 def table(result: dict[str, Any]) -> str:
@@ -177,7 +184,9 @@ def table(result: dict[str, Any]) -> str:
     for each in result["runs"]:
         if "failed" in each:
             continue
-        time = f"{each['probed_seconds']:.1f} | {each['seconds']:.1f}" if "probed_seconds" in each else "not measured | "
+        time = (
+            f"{each['probed_seconds']:.1f} | {each['seconds']:.1f}" if "probed_seconds" in each else "not measured | "
+        )
         lines.append(
             f"| {each['model']} | {each['method']} | {each['length']:,} x {each['batch']} | {each['precision']} "
             f"| {each['estimated_mib']:,.0f} | {each['measured_mib']:,.0f} | {error(each):+.1%} | {time} |"
@@ -212,7 +221,9 @@ def main() -> None:
         result["runs"] = []
     for case in CASES if given.what == "run" else ():
         old = [r for r in result["runs"] if all(r[key] == value for key, value in asdict(case).items())]
-        if given.only not in case.name or (old and "failed" not in old[0] and (not given.time or "probed_seconds" in old[0])):
+        if given.only not in case.name or (
+            old and "failed" not in old[0] and (not given.time or "probed_seconds" in old[0])
+        ):
             continue
         found = measured(case, given.threads, given.time)
         result["runs"] = [each for each in result["runs"] if each not in old] + [found]

@@ -22,7 +22,7 @@ ATEN = torch.ops.aten
 SCALAR = ATEN._local_scalar_dense.default
 
 
-class Tally(TorchDispatchMode):
+class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of living meta storages by label, the most that were ever held together, and floating-point operations.
 
     Where the code asks for a value it gets 1; where it asks which entries are distinct, all are. Both change what is computed,
@@ -30,11 +30,12 @@ class Tally(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.label = "weights"
         self.live: Counter[str] = Counter()
         self.peak: Counter[str] = Counter()
         self.operations = 0
+        self.products: set[object] = set()  # shapes of products, each once
         self.allocator = 0  # at the peak: bytes that are free again, and not given back
         self._wide: tuple[str, int] = ("", 0)
         self._known: set[int] = set()
@@ -75,6 +76,7 @@ class Tally(TorchDispatchMode):
         result = _run(func, args, kwargs)
         if known is not None:
             self.operations += known(*args, **kwargs, out_val=result)
+            self.products.add((func, *(tuple(each.shape) for each in args if isinstance(each, Tensor))))
         for value in tree_leaves(result):
             if isinstance(value, Tensor) and value.is_meta:
                 self._note(value)

@@ -29,7 +29,7 @@ def fetch(ref: ModelRef, *, say: Say) -> Fetched:
 def fetch_headers(ref: ModelRef, *, say: Say) -> Fetched:
     """The folder of the model `ref` with at least its config and tokenizer: what is here already, else fetched without weights."""
     if ref.kind == "folder":
-        check_folder(Path(ref.name))
+        check_folder(Path(ref.name), weights=False)
         return Fetched(Path(ref.name), "folder", "")
     root, known = cache_root(), ref.kind == "catalog"
     whole = root / ref.name if known else _hub_folder(ref, root)
@@ -42,7 +42,7 @@ def fetch_headers(ref: ModelRef, *, say: Say) -> Fetched:
         with workspace(root / "headers") as space:
             made = _empty(space / "from-hub")
             download(hub, None if known else ref.revision, made, say, weights=False)
-            check_folder(made)
+            check_folder(made, weights=False)
             made.rename(final)
     return Fetched(final, f"hub:{hub}", "")
 

@@ -17,10 +17,8 @@ SMALL_FILES = {
 }  # fmt: skip
 
 
-def download(
-    repo: str, revision: str | None, folder: Path, say: Callable[[str], None], *, weights: bool = True
-) -> str:
-    """Fill `folder` with the model's files, or all but its weights, and return the source with its commit; no answer is a HubError."""
+def download(repo: str, revision: str | None, folder: Path, say: Callable[[str], None], *, weights: bool = True) -> str:
+    """Fill `folder` with the model's files, or all but its weights; returns the source with its commit. No answer is a HubError."""
     where = f"{repo}@{revision}" if revision else repo
     try:
         info = HfApi().model_info(repo, revision=revision, timeout=TIMEOUT, files_metadata=True)

@@ -64,7 +64,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     Not through AutoTokenizer: for some classes, transformers 5 builds the splitting rule from the class and ignores the
     one in tokenizer.json (SmolLM2 says GPT2Tokenizer and would lose "each digit alone").
     """
-    check_folder(path)
+    check_folder(path, weights=False)
     file = path / "tokenizer.json"
     if not file.is_file():
         raise ModelError("this folder has no tokenizer.json", where=str(path), fix="fetch the model again")

@@ -7,11 +7,13 @@ from tutelage.engine.decoder import Keep
 from tutelage.engine.memory import Room, room
 from tutelage.engine.precision import ExecutionPlan
 from tutelage.train.loop import MIN_BUDGET, TrainState
-from tutelage.train.sketch import Sketch, lengths_of, longest_rows
+from tutelage.train.sketch import Sketch, Walk, lengths_of, longest_rows
 
 USABLE = 0.85  # of the room: allocators leave gaps
-SPARE = 64 * 2**20  # what libraries take at their first use
-PRIMITIVES = 96 * 2**20  # the kernels that oneDNN keeps, one for each shape of a bf16 product, once there are many
+SPARE = 64 * 2**20  # at least this is left to libraries
+# What was found beside that on two cores with AVX512-BF16 (docs/estimate.md): libraries at their first use; in bf16 also a part
+# of the activations, for gaps and oneDNN's packed copies, and a kernel for each shape of a product, of which it keeps 1,024.
+FIRST_USE, PACKED, KERNEL, KERNELS = 16 * 2**20, 0.4, 2**18, 1024
 RECOMPUTED = {
     "all": "", "attention": ", and a part of each layer computed twice", "input": ", and each layer computed twice",
 }  # fmt: skip
@@ -39,16 +41,22 @@ class Fit:
     wanted: int
 
 
-def libraries(plan: ExecutionPlan) -> int:
-    """Bytes that the libraries under a run take for themselves."""
-    return SPARE + (PRIMITIVES if plan.precision == "bf16" and plan.device != "cuda" else 0)
+def libraries(sketch: Sketch, walk: Walk) -> int:
+    """Bytes that the libraries under a run take for themselves, less those that fit into what the allocator has free."""
+    if sketch.plan.precision != "bf16" or sketch.device != "cpu":
+        return FIRST_USE
+    state = sketch.state
+    kinds = min(state.total_steps, len(set(map(int, lengths_of(state.train_rows)))))  # steps whose shapes differ
+    kernels = min(walk.products * kinds, KERNELS) * KERNEL
+    taken = FIRST_USE + kernels + int(PACKED * (walk.activations + walk.loss))
+    return max(taken - walk.allocator, 0)
 
 
 def need_of(sketch: Sketch) -> Need:
     """From two steps of the sketch: on the longest row alone, and on the longest rows that a step can have."""
     longest = longest_rows(sketch.state)
     small, large = sketch.walk(longest[:1]), sketch.walk(longest)
-    more = libraries(sketch.plan)
+    more = max(SPARE, libraries(sketch, large))
     if large.tokens == small.tokens:
         fixed = large.optimizer + large.gradients
         return Need(fixed + more, (large.beyond_weights - fixed) / large.tokens)

@@ -41,7 +41,7 @@ class Memory:
     @property
     def peak(self) -> float:
         """Anonymous memory, which is what is measured; `mapped` is not."""
-        return sum(asdict(self).values()) - self.mapped
+        return float(sum(asdict(self).values())) - self.mapped
 
     @property
     def resident(self) -> float:
@@ -81,7 +81,7 @@ def memory_of(sketch: Sketch, material: Material, walk: Walk | None = None, proc
         process=anonymous_mib() if process is None else process, weights=(walk.weights - mapped) / MIB, mapped=mapped / MIB,
         optimizer=walk.optimizer / MIB, gradients=walk.gradients / MIB, activations=walk.activations / MIB,
         loss=walk.loss / MIB, working=walk.working / MIB, allocator=walk.allocator / MIB,
-        libraries=libraries(sketch.plan) / MIB,
+        libraries=libraries(sketch, walk) / MIB,
     )  # fmt: skip
 
 

@@ -34,7 +34,10 @@ class Machine:
         return self.memory_mib - self.taken_mib
 
 
-SYSTEM, DRIVER = 3 * GIB, 0.75 * GIB  # assumed: a desktop with a browser; CUDA's context, cuBLAS and what a desktop draws
+SYSTEM, DRIVER = (
+    3 * GIB,
+    0.75 * GIB,
+)  # assumed: a desktop with a browser; CUDA's context, cuBLAS and what a desktop draws
 COMPUTED = "computed, not measured: 4 cores x 32 fp32 operations a cycle x 2.5 GHz"
 MACHINES = {
     machine.name: machine
@@ -42,8 +45,12 @@ MACHINES = {
         Machine("8gb-laptop", "cpu", 8 * GIB, SYSTEM, "fp32", 320, COMPUTED),
         Machine("16gb-laptop", "cpu", 16 * GIB, SYSTEM, "fp32", 320, COMPUTED),
         Machine("32gb-laptop", "cpu", 32 * GIB, SYSTEM, "fp32", 320, COMPUTED),
-        Machine("10gb-gpu", "cuda", 10 * GIB, DRIVER, "bf16", 59_500, "published: GeForce RTX 3080, dense bf16, fp32 sums"),
-        Machine("24gb-gpu", "cuda", 24 * GIB, DRIVER, "bf16", 71_000, "published: GeForce RTX 3090, dense bf16, fp32 sums"),
+        Machine(
+            "10gb-gpu", "cuda", 10 * GIB, DRIVER, "bf16", 59_500, "published: GeForce RTX 3080, dense bf16, fp32 sums"
+        ),
+        Machine(
+            "24gb-gpu", "cuda", 24 * GIB, DRIVER, "bf16", 71_000, "published: GeForce RTX 3090, dense bf16, fp32 sums"
+        ),
         Machine("48gb-gpu", "cuda", 48 * GIB, DRIVER, "bf16", 154_800, "published: RTX A6000, dense bf16"),
         Machine("80gb-gpu", "cuda", 80 * GIB, DRIVER, "bf16", 312_000, "published: A100, dense bf16"),
         Machine("141gb-gpu", "cuda", 141 * GIB, DRIVER, "bf16", 989_000, "published: H200, dense bf16"),

@@ -125,7 +125,7 @@ def accepted(recipe: Recipe, source: SourceSpec | None) -> tuple[type, ...]:
 
 def opening_of(model: Path, recipe: Recipe, prepared: Prepared) -> Opening:
     """What a task is bound to, from a model folder."""
-    check_folder(model)
+    check_folder(model, weights=False)
     return _opening(load_tokenizer(model), read_object(model / "config.json"), stop_ids_of(model), recipe, prepared)
 
 

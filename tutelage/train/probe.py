@@ -60,7 +60,11 @@ def probe_run(recipe: Recipe, say: Callable[[str], None]) -> Probed:
     if recipe.data.rows:
         values["data"]["train"] = list(recipe.data.rows)
     done = subprocess.run(
-        [sys.executable, "-m", "tutelage.train.probe"], input=json.dumps(values), capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tutelage.train.probe"],
+        input=json.dumps(values),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         raise CheckFailedError(

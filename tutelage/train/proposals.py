@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pydantic import TypeAdapter
 
 from tutelage.encode.rows import Rows
+from tutelage.encode.types import Encoded
 from tutelage.engine.memory import Room, room
 from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import OutOfMemoryError, TutelageError
@@ -47,7 +48,9 @@ def proposals(recipe: Recipe, material: Material, plan: ExecutionPlan, free: flo
     longest = min(int(lengths_of(material.train.rows).max()), recipe.max_tokens)
     lengths = [longest >> power for power in range(1, 12) if longest >> power >= SHORTEST]
     methods = LIGHTER.get(recipe.method.kind, ())
-    tried = [(kind, None) for kind in methods] + [(None, n) for n in lengths] + [(k, n) for k in methods for n in lengths]
+    tried = (
+        [(kind, None) for kind in methods] + [(None, n) for n in lengths] + [(k, n) for k in methods for n in lengths]
+    )
     for kind, length in tried:
         changed = recipe if kind is None else recipe.model_copy(update={"method": method_of(kind)})
         shorter = material if length is None else shortened(material, recipe.over_length, length)
@@ -70,7 +73,7 @@ def method_of(kind: str) -> object:
 def shortened(material: Material, over_length: str, limit: int) -> Material:
     """The material without what is longer than `limit` tokens: cut, or left out."""
     rows = material.train.rows
-    short: Sequence[object]
+    short: Sequence[Encoded]
     if over_length == "truncate" and isinstance(rows, Rows):
         short = rows.choose(lengths_of(rows) > 0, limit)
     else:

@@ -1,13 +1,13 @@
 """A run without weights: the run's own state on tensors that have no values, and one step of it walked through.
 
-Nothing here knows a formula. The model is built from config.json, the method prepares it, the loop's `accumulate` runs on real rows;
-what that would hold and multiply is counted by `engine/tally.py`. So planning, estimating and training cannot disagree about
-what a step is.
+Nothing here knows a formula. The model is built from config.json, the method prepares it, the loop's `accumulate` runs on
+real rows, and `engine/tally.py` counts what that would hold and multiply. So planning, estimating and training cannot disagree
+about what a step is.
 """
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from tutelage.engine.loss import LossSum
 from tutelage.engine.precision import ExecutionPlan
 from tutelage.engine.tally import Tally
 from tutelage.models.load import hollow_model
-from tutelage.models.safety import check_folder
 from tutelage.recipe import Recipe
 from tutelage.train.loop import TrainState, accumulate
 from tutelage.train.material import Material
@@ -43,6 +42,7 @@ class Walk:
     allocator: int  # free again, and not given back to the system
     operations: int
     tokens: int  # of the fullest micro-batch
+    products: int  # of different shapes
 
     @property
     def bytes(self) -> int:
@@ -63,6 +63,7 @@ class Sketch:
     state: TrainState
     tally: Tally
     device: str
+    walks: dict[tuple[object, ...], Walk] = field(default_factory=dict)
 
     @property
     def plan(self) -> ExecutionPlan:
@@ -74,10 +75,14 @@ class Sketch:
         self.state.adopt(replace(plan, device=META))
 
     def walk(self, rows: Sequence[Encoded]) -> Walk:
-        """The second of two steps on `rows`; of many micro-batches the two fullest stand for all, and their operations are scaled."""
-        with self.tally:
-            packs = sorted(self.state.layouts_of(rows, self.state.plan), key=lambda pack: -len(pack.ids))
-            return self._walked(packs)
+        """The second of two steps on `rows`. Of many micro-batches the two fullest stand for all; operations are scaled."""
+        plan = self.state.plan
+        key = (plan.tokens, plan.keep, *((row.at, len(row.ids)) for row in rows))
+        if key not in self.walks:
+            with self.tally:
+                packs = sorted(self.state.layouts_of(rows, plan), key=lambda pack: -len(pack.ids))
+                self.walks[key] = self._walked(packs)
+        return self.walks[key]
 
     def _walked(self, packs: Sequence[Any]) -> Walk:
         state, tally = self.state, self.tally
@@ -87,6 +92,7 @@ class Sketch:
         for _ in range(2):  # in the second one, gradients are there from the beginning
             optimizer.zero_grad()
             tally.operations = 0
+            tally.products.clear()
             with tally.labelled("backward"):
                 accumulate(state, packs[:2])
         after = tally.live["backward"]
@@ -99,7 +105,7 @@ class Sketch:
             weights=peak["weights"] - masters, optimizer=peak["optimizer"] + masters, gradients=gradients,
             activations=peak["activations"], loss=peak["loss"], working=peak["backward"] - gradients,
             allocator=tally.allocator, operations=round(tally.operations * sum(len(p.ids) for p in packs) / done),
-            tokens=len(packs[0].ids),
+            tokens=len(packs[0].ids), products=len(tally.products),
         )  # fmt: skip
         tally.settle()
         return walk
@@ -108,7 +114,6 @@ class Sketch:
 def sketched(recipe: Recipe, material: Material, plan: ExecutionPlan) -> Sketch:
     """The run of `recipe` at step 0 as a sketch; takes a second or two, and no memory to speak of."""
     tally = Tally()
-    check_folder(material.fetched.path)
     with tally:
         hollow = _without_values(material.loaded) if material.loaded is not None else (
             hollow_model(material.fetched.path, material.task.head, dtype=plan.dtype)

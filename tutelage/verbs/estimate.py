@@ -1,7 +1,7 @@
 """`tutelage estimate`: memory by part, time and disk of a run before it, from headers, the recipe and the rows' lengths."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any

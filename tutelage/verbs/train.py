@@ -15,7 +15,7 @@ from tutelage.report.page import write as write_report
 from tutelage.runs import EVENTS, MANIFEST, append_event, create, write_json
 from tutelage.train import checkpoint
 from tutelage.train.budget import fit_budget
-from tutelage.train.estimate import estimate_line, memory_of, work_of
+from tutelage.train.estimate import as_json, estimate_line, memory_of, work_of
 from tutelage.train.loop import TrainState, restore, training
 from tutelage.train.manifest import now, open_manifest, summary, totals, version_notes
 from tutelage.train.material import Material, gather
@@ -85,7 +85,7 @@ def train(
             )  # fmt: skip
         chosen = write_model(folder, spec, material, state, say)
         answer_samples(folder, spec, material, state, "after")
-        sums = totals(state, peak.mib) | {"estimated_peak_mib": manifest.get("estimated_peak_mib")}
+        sums = totals(state, peak.mib) | {"estimated_peak_mib": manifest.get("estimate", {}).get("peak_mib")}
         manifest |= {"best_step": state.best_step, "model_step": chosen, "totals": sums}
         manifest |= {"status": "finished", "reason": finished.reason, "finished": now()}
         write_json(folder / MANIFEST, manifest)
@@ -99,7 +99,7 @@ def expected(manifest: dict[str, Any], state: TrainState, sketch: Sketch, materi
     rows = fullest_rows(sketch.state)
     walk = sketch.walk(rows)
     memory = memory_of(sketch, material, walk, process)
-    manifest["estimated_peak_mib"] = round(memory.peak, 1)
+    manifest["estimate"] = as_json(memory)
     return estimate_line(state, work_of(sketch.state, walk, rows), memory)
 
 
