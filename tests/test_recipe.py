@@ -45,7 +45,7 @@ WRONG = [
     (SHORT + "optim: {learning_rat: 1}\n", "unknown key `optim.learning_rat`", "did you mean `learning_rate`"),
     (SHORT + "num_train_epochs: 1\n", "unknown key `num_train_epochs`", "`optim.epochs`"),
     (SHORT + "method: {kind: lora, r: 4}\n", "unknown key `method.r`", "`rank`"),
-    (SHORT + "method: {kind: lorra}\n", "`method.kind` must be one of full, lora", ""),
+    (SHORT + "method: {kind: lorra}\n", "`method.kind` must be one of full, half, lora", ""),
     (SHORT + "method: {kind: full, rank: 4}\n", "unknown key `method.rank`", ""),
     (SHORT + "optim: {learning_rate: fast}\n", "optim.learning_rate", "'fast'"),
     (SHORT + "optim: {epochs: -1}\n", "optim.epochs", "greater than 0"),

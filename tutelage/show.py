@@ -373,9 +373,7 @@ def show_estimate(result: dict[str, Any]) -> Iterator[str]:
     yield from (f"note: {note}" for note in result["notes"])
     yield "it fits" if result["ok"] else "it does NOT fit" + ("; this would:" if result["proposals"] else "")
     for proposal in result["proposals"]:
-        yield (
-            "  " + " ".join(f"--set {each}" for each in proposal["set"]) + f"   about {proposal['least_mib']:,.0f} MiB"
-        )
+        yield f"  {' '.join(f'--set {each}' for each in proposal['set'])}   about {proposal['least_mib']:,.0f} MiB"
 
 
 SHOW: dict[str, Show] = {

@@ -16,11 +16,11 @@ from tutelage.encode.types import Encoded, Segment
 from tutelage.engine import attention
 from tutelage.engine import plan as plans
 from tutelage.engine.backbone import make_backbone
-from tutelage.engine.decoder import Keep
 from tutelage.engine.loss import Head, linear_cross_entropy
+from tutelage.engine.stack import Keep
 from tutelage.methods import METHODS
 from tutelage.methods.lora import lora_layers
-from tutelage.recipe import FullSpec, LoraSpec
+from tutelage.recipe import FullSpec, HalfSpec, LoraSpec
 from tutelage.tasks import chat
 
 KINDS = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gpt2"]
@@ -44,7 +44,7 @@ def rows(seed: int = 0, lengths: tuple[int, ...] = (31, 14, 47, 22), prefix: int
 def load(folder: Path, dtype: torch.dtype, method: str) -> tuple[Any, Any]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     backbone = make_backbone(model)
-    spec = LoraSpec(rank=4, alpha=8) if method == "lora" else FullSpec()
+    spec = {"lora": LoraSpec(rank=4, alpha=8), "full": FullSpec(), "half": HalfSpec()}[method]
     trainable = METHODS.get(method).prepare(model, spec, seed=0)
     torch.manual_seed(1)
     for _, layer in lora_layers(model):
@@ -65,6 +65,8 @@ def gradients(
         result = chat.loss(backbone, layout, fast=fast)
         (result.total / weight).backward()
         value += result.value
+    frozen = [p for p in backbone.model.parameters() if not p.requires_grad]
+    assert all(p.grad is None for p in frozen), "a frozen parameter has a gradient"
     return value / weight, {name: p.grad.clone() for name, p in trainable.parameters.items()}
 
 
@@ -81,7 +83,7 @@ def assert_equal(ours: Any, theirs: Any, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", ["full", "half", "lora"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_execution_gives_the_plain_loss_and_gradients(
     kind: str, method: str, dtype: torch.dtype, model_folder: Callable[[str], Path]
@@ -96,6 +98,7 @@ def test_every_execution_gives_the_plain_loss_and_gradients(
         "alone, fast": alone,
         "packed": [make_layout(examples, share_prefix=False)],
         "packed, shared prefix": [make_layout(examples, share_prefix=True)],
+        "packed, filled": [make_layout(examples, share_prefix=True, fill=True)],
         "two micro-batches": [
             make_layout(examples[:1], share_prefix=False),
             make_layout(examples[1:], share_prefix=False),
@@ -120,7 +123,7 @@ def test_every_execution_gives_the_plain_loss_and_gradients(
             raise AssertionError(f"{name}: {error}") from error
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", ["full", "half", "lora"])
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
 def test_what_a_layer_keeps_for_the_backward_changes_nothing(
     kind: str, method: str, model_folder: Callable[[str], Path]
@@ -134,6 +137,24 @@ def test_what_a_layer_keeps_for_the_backward_changes_nothing(
     for result in results[1:]:
         assert result[0] == results[0][0]
         assert all(torch.equal(result[1][name], results[0][1][name]) for name in trainable.parameters)
+
+
+def test_the_written_layers_compute_no_gradient_of_a_frozen_weight(model_folder: Callable[[str], Path]) -> None:
+    work = {}
+    for method in ("full", "half"):
+        backbone, _ = load(model_folder("llama"), torch.float32, method)
+        assert backbone.stack is not None
+        layout = make_layout(rows(), share_prefix=True)
+        result = chat.loss(backbone, layout)
+        with torch.autograd.profiler.profile(with_flops=True) as profiled:
+            result.total.backward()
+        work[method] = sum(event.flops for event in profiled.function_events)
+    few = len(layout.sources.unique())  # the last layer's second half runs on no other row
+    late = ("layers.1.self_attn.o", "layers.1.mlp")
+    frozen = [(n, p) for n, p in backbone.model.named_parameters() if p.dim() > 1 and not p.requires_grad]
+    spared = sum(2 * p.numel() * (few if any(part in n for part in late) else len(layout.ids)) for n, p in frozen)
+    assert len(frozen) == 7  # of 14 matrices
+    assert work["full"] - work["half"] == pytest.approx(spared, rel=5e-3)  # and products with norm weights
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,12 +186,14 @@ def test_a_packed_row_does_not_see_its_neighbour(model_folder: Callable[[str], P
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
-@pytest.mark.parametrize("block", [7, 256])
+@pytest.mark.parametrize(("block", "short"), [(7, 0), (256, 0), (256, 128)])
 @pytest.mark.parametrize(("causal", "window"), [(True, None), (False, None), (True, 5), (False, 5)])
 def test_attention_in_blocks_of_queries_is_plain_attention(
-    causal: bool, window: int | None, block: int, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+    causal: bool, window: int | None, block: int, short: int, softcap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plans, "QUERY_BLOCK", block)
+    monkeypatch.setattr(plans, "SHORT", short)
+    plans.bundled.cache_clear()
     torch.manual_seed(0)
     q, k, v = (torch.randn(h, 60, 8, dtype=torch.float64, requires_grad=True) for h in (4, 2, 2))
     plan = plans.Plan((Segment(0, 13), Segment(13, 40, 0), Segment(40, 60, 0)))
@@ -180,6 +203,7 @@ def test_attention_in_blocks_of_queries_is_plain_attention(
     torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
     for got, want in zip(torch.autograd.grad((ours**2).sum(), (q, k, v)), wanted):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-11)
+    plans.bundled.cache_clear()
 
 
 @pytest.mark.parametrize("head", ["plain", "bias", "scaled", "soft-capped"])

@@ -22,6 +22,7 @@ from tutelage.train.types import Resumed
 STEPS = 9  # 20 rows in steps of 4: almost two epochs
 METHODS = {
     "full": "full",
+    "half": {"kind": "half", "round": 2},
     "lora": {"kind": "lora", "rank": 4},
     "lora with dropout": {"kind": "lora", "rank": 4, "dropout": 0.1},
 }

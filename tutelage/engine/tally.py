@@ -25,6 +25,8 @@ SCALAR = ATEN._local_scalar_dense.default
 class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of living meta storages by label, the most that were ever held together, and floating-point operations.
 
+    What comes while a graph is differentiated is counted as `backward`.
+
     Where the code asks for a value it gets 1; where it asks which entries are distinct, all are. Both change what is computed,
     but neither what is held: sizes here never depend on values.
     """
@@ -78,7 +80,7 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.operations += known(*args, **kwargs, out_val=result)
             self.products.add((func, *(tuple(each.shape) for each in args if isinstance(each, Tensor))))
         for value in tree_leaves(result):
-            if isinstance(value, Tensor) and value.is_meta:
+            if isinstance(value, Tensor) and value.is_meta and value.layout is torch.strided:
                 self._note(value)
         return result
 
@@ -88,7 +90,9 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if key in self._known:
             return
         self._known.add(key)
-        label = self._wide[0] if self._wide[1] in tensor.shape and self._wide[0] else self.label
+        label = "backward" if torch._C._current_graph_task_id() != -1 else self.label
+        if label == self.label and self._wide[1] in tensor.shape and self._wide[0]:
+            label = self._wide[0]
         self.live[label] += size
         self.bytes += size
         if size < GIVEN_BACK:
@@ -116,6 +120,8 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if func is ATEN._unique2.default:
         count = torch.empty(0, dtype=torch.int64, device="meta")
         return torch.empty_like(first), torch.empty(first.shape, dtype=torch.int64, device="meta"), count
+    if func is ATEN.nonzero.default:
+        return torch.empty(first.numel(), first.dim(), dtype=torch.int64, device="meta")
     if func is ATEN._to_copy.default and kwargs.get("device") not in (None, torch.device("meta")):
         return torch.zeros(first.shape, dtype=kwargs.get("dtype") or first.dtype)
     if func is ATEN.copy_.default and not args[0].is_meta:

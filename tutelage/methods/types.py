@@ -1,23 +1,52 @@
 """What a fine-tuning method is: it decides what trains, and how the result is stored."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import nn
 
-from tutelage.recipe import FullSpec, LoraSpec
+from tutelage.recipe import FullSpec, HalfSpec, LoraSpec
 from tutelage.registry import Registry
 
-MethodSpec = LoraSpec | FullSpec
+MethodSpec = LoraSpec | FullSpec | HalfSpec
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What trains in one round: its parameters by name, and for each category of parts how many were drawn, of how many,
+    and the same in values."""
+
+    number: int
+    parameters: Mapping[str, nn.Parameter]
+    categories: Mapping[str, list[int]]
+
+
+class Rounds(Protocol):
+    """A method that lets other parameters train in each round."""
+
+    def number(self, step: int, per_epoch: int) -> int:
+        """The round of optimiser step `step`, counted from 0."""
+        ...
+
+    def enter(self, number: int) -> "Trainable":
+        """Let what round `number` draws train, and nothing else."""
+        ...
 
 
 @dataclass(frozen=True)
 class Trainable:
-    """The parameters that train, by name in a fixed order; a tied parameter stands once. `total` counts all."""
+    """The parameters that train, by name in a fixed order; a tied parameter stands once. `total` counts all.
 
-    parameters: dict[str, nn.Parameter]
+    `resting` ones do not train now and may in another round of `rounds`; `draw` says what this round is.
+    """
+
+    parameters: Mapping[str, nn.Parameter]
     total: int
+    resting: Mapping[str, nn.Parameter] = field(default_factory=dict)
+    rounds: Rounds | None = None
+    draw: Draw | None = None
 
     @property
     def count(self) -> int:

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tutelage.engine.decoder import Keep
 from tutelage.engine.memory import Room, room
 from tutelage.engine.precision import ExecutionPlan
+from tutelage.engine.stack import Keep
 from tutelage.train.loop import MIN_BUDGET, TrainState
 from tutelage.train.sketch import Sketch, Walk, lengths_of, longest_rows
 

@@ -20,6 +20,7 @@ MIB = 2**20
 EFFICIENCY = (0.25, 0.8)
 MEMORY_RANGE = (0.8, 1.25)  # around the estimate: the worst of the runs in docs/estimate.md
 FORWARD = 0.45  # of a step's operations: what scoring held-out rows takes for as many tokens (LoRA 1/2, full 1/3)
+WHOLE = ("full", "half")  # methods whose finished model holds all weights
 STORED_TOKEN = 4 + 4 + 1  # bytes of id, weight and role in the encoded store
 
 
@@ -111,10 +112,10 @@ def work_of(state: TrainState, walk: Walk, walked: Sequence[Any]) -> Work:
 
 def disk_of(state: TrainState, method: str) -> Disk:
     """From the tensors that a checkpoint and the finished model hold."""
-    moments = sum(m.numel() * 8 for m in state.optimizer.masters.values())
+    moments = sum(m.numel() * 8 for m in state.optimizer.trained)
     masters = sum(m.nbytes for m in state.optimizer.masters.values())
     kept = min(state.saving.keep + (1 if len(state.validation_rows) else 0), state.total_steps) + 1
-    model = sum(p.nbytes for p in state.backbone.model.parameters()) if method == "full" else masters
+    model = sum(p.nbytes for p in state.backbone.model.parameters()) if method in WHOLE else masters
     tokens = int(lengths_of(state.train_rows).sum())
     return Disk((masters + moments) * kept, model, tokens * STORED_TOKEN)
 
@@ -126,13 +127,16 @@ def estimate_line(state: TrainState, work: Work, memory: Memory) -> str:
     share = state.trainable.count / state.trainable.total
     quickest, slowest = replace(work, validation=0.0).seconds(rate_of(state.plan))
     low, high = (memory.peak * factor for factor in MEMORY_RANGE)
-    return (
+    line = (
         f"plan: {work.steps} steps of {state.optim.batch_size} rows ({mean / rows:.0f} tokens each, about {per_step} "
         f"micro-batches of at most {state.plan.tokens:,} tokens), {state.plan.precision} on {state.plan.device} with "
         f"{state.plan.threads} threads, training {state.trainable.count:,} of {state.trainable.total:,} parameters "
         f"({share:.2%}); a step should take {quickest / work.steps:.2g} to {slowest / work.steps:.2g} s "
         f"and memory peak at {low:,.0f} to {high:,.0f} MiB"
     )
+    if state.anchored:
+        line += f"; held to the base model, of which {state.anchored.bytes / 2**20:,.0f} MiB stand beside it"
+    return line
 
 
 def rate_of(plan: ExecutionPlan) -> float:

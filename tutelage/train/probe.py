@@ -90,7 +90,7 @@ def measure(recipe: Recipe) -> Probed:
             start = time.perf_counter()
             list(one_step(state))
             seconds = time.perf_counter() - start
-        for master in state.optimizer.masters.values():  # an update by itself: no step tells how long its own took
+        for master in state.optimizer.trained:  # an update by itself: no step tells how long its own took
             master.grad = torch.zeros_like(master)
         made = time.perf_counter()
         state.optimizer.step(0.0, 0.0)

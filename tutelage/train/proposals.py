@@ -17,7 +17,7 @@ from tutelage.train.material import Material
 from tutelage.train.sketch import Sketch, lengths_of, sketched
 
 # Methods that take less memory, the smallest change first.
-LIGHTER: dict[str, tuple[str, ...]] = {"full": ("lora",), "half": ("lora",), "lora": (), "qlora": ()}
+LIGHTER: dict[str, tuple[str, ...]] = {"full": ("half", "lora"), "half": ("lora",), "lora": (), "qlora": ()}
 SHORTEST = 128  # tokens; below this a chat is none
 
 

@@ -14,14 +14,16 @@ from tutelage.engine.backbone import Backbone
 from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.precision import ExecutionPlan, choose_precision, device_name
 from tutelage.errors import RecipeError
-from tutelage.methods import METHODS
+from tutelage.methods import METHODS, Trainable
 from tutelage.methods.adapter_file import WEIGHTS, read_adapter
 from tutelage.models.load import load_model, load_with_head
 from tutelage.recipe import Recipe
+from tutelage.tasks.anchored import Anchored, anchored
 from tutelage.tasks.batching import varied
 from tutelage.train.loop import TrainState
 from tutelage.train.material import Material
 from tutelage.train.optim import Optimizer
+from tutelage.train.used_rows import used_rows
 
 # Micro-batch budgets. On a CPU 1,024 tokens fill the matrix products; full fine-tuning adds up all gradients once more per
 # micro-batch, so the usual step of 8 rows should be one.
@@ -66,15 +68,33 @@ def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: 
     trainable = METHODS.get(recipe.method.kind).prepare(model, recipe.method, seed=recipe.seed)
     set_training(model)
     start_threads()
+    varies = hasattr(material.task, "vary")  # then ids occur that are in no row
+    rows = {} if varies else used_rows(model, trainable.parameters, material.train.rows, recipe.optim.weight_decay)
+    anchor = held_to_base(recipe, material, backbone, trainable)
     state = TrainState(
-        backbone=backbone, trainable=trainable, optimizer=Optimizer(trainable.parameters, recipe.optim),
+        backbone=backbone, trainable=trainable,
+        optimizer=Optimizer(trainable.parameters, recipe.optim, trainable.resting, rows),
         loss_of=material.task.loss, layouts_of=material.task.layouts,
         vary=functools.partial(varied, material.task), train_rows=material.train.rows, validation_rows=material.validation.rows,
         optim=recipe.optim, saving=recipe.save, validating=recipe.validate_,
         row_weights=material.row_weights, plan=_supported(plan, backbone), seed=recipe.seed, store=store,
+        anchored=anchor,
     )  # fmt: skip
     state.adopt(_supported(plan, backbone))
     return state
+
+
+def held_to_base(recipe: Recipe, material: Material, backbone: Any, trainable: Trainable) -> Anchored | None:
+    """The loss with the recipe's `loss.kl`, where it has one; made before anything trains."""
+    if not recipe.loss.kl:
+        return None
+    if material.task.head.kind != "causal":
+        raise RecipeError(
+            "`loss.kl` needs a causal model", where="loss.kl", fix="leave `loss.kl` out, or model: smollm2-135m",
+            why=f"the task {recipe.task.kind} runs on this model with a {material.task.head.kind} head",
+        )  # fmt: skip
+    trained = [*trainable.parameters.values(), *trainable.resting.values()]
+    return anchored(backbone, trained, recipe.loss.kl)
 
 
 def start_threads() -> None:

@@ -16,7 +16,6 @@ import torch
 
 from tutelage.encode.rows import Rows
 from tutelage.encode.types import Encoded
-from tutelage.engine.loss import LossSum
 from tutelage.engine.precision import ExecutionPlan
 from tutelage.engine.tally import Tally
 from tutelage.models.load import hollow_model
@@ -86,14 +85,14 @@ class Sketch:
 
     def _walked(self, packs: Sequence[Any]) -> Walk:
         state, tally = self.state, self.tally
-        optimizer = state.optimizer
+        optimizer, vocabulary = state.optimizer, state.backbone.model.config.get_text_config().vocab_size
         with tally.labelled("optimizer"):
             optimizer.reserve()
         for _ in range(2):  # in the second one, gradients are there from the beginning
             optimizer.zero_grad()
             tally.operations = 0
             tally.products.clear()
-            with tally.labelled("backward"):
+            with tally.labelled("activations"), tally.wide("loss", vocabulary):
                 accumulate(state, packs[:2])
         after = tally.live["backward"]
         optimizer.zero_grad()
@@ -119,8 +118,7 @@ def sketched(recipe: Recipe, material: Material, plan: ExecutionPlan) -> Sketch:
             hollow_model(material.fetched.path, material.task.head, dtype=plan.dtype)
         )  # fmt: skip
         state = build_state(recipe, replace(material, loaded=hollow), replace(plan, device=META), Path("nowhere"))
-        vocabulary = state.backbone.model.config.get_text_config().vocab_size
-    return Sketch(_labelled(state, tally, vocabulary), tally, plan.device)
+    return Sketch(state, tally, plan.device)
 
 
 def _without_values(model: Any) -> Any:
@@ -131,17 +129,6 @@ def _without_values(model: Any) -> Any:
         hollow = torch.empty_like(tensor, device=META)
         memo[id(tensor)] = torch.nn.Parameter(hollow) if isinstance(tensor, torch.nn.Parameter) else hollow
     return copy.deepcopy(model, memo)
-
-
-def _labelled(state: TrainState, tally: Tally, vocabulary: int) -> TrainState:
-    """The state with a loss that says which bytes are its own: those as wide as the vocabulary."""
-    loss_of = state.loss_of
-
-    def labelled(backbone: Any, layout: Any) -> LossSum:
-        with tally.labelled("activations"), tally.wide("loss", vocabulary):
-            return loss_of(backbone, layout)
-
-    return replace(state, loss_of=labelled)
 
 
 def longest_rows(state: TrainState) -> list[Encoded]:

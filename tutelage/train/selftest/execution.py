@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from tutelage.encode.layout import shared_prefix
 from tutelage.encode.types import Encoded
 from tutelage.engine.attention import NAME
-from tutelage.engine.decoder import Keep
 from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.memory import saved_bytes
+from tutelage.engine.stack import Keep
 from tutelage.tasks.batching import packed as layouts
 from tutelage.train.loop import TrainState, accumulate
 
@@ -58,7 +58,7 @@ def compute(state: TrainState, rows: Sequence[Encoded], how: Execution) -> Compu
         raise RuntimeError(f"{len(packs)} micro-batches were made where {how.packs} are to be compared")
     state.optimizer.zero_grad()
     with switched(state.backbone.model, how), saved_bytes(state.backbone.model) as kept:
-        loss, _, _ = accumulate(replace(state, backbone=backbone), packs)
+        loss, *_ = accumulate(replace(state, backbone=backbone), packs)
     backbone.keeping(Keep.ALL)
     return Computed(loss, taken(state), kept.bytes)
 
