@@ -18,7 +18,7 @@ from tutelage.train.sketch import MOST_STEPS, Sketch, Walk, fullest_rows, length
 MIB = 2**20
 # Of the rate of one matrix product, what whole steps reached here: long rows of a wide model, short of a narrow one.
 EFFICIENCY = (0.25, 0.8)
-MEMORY_RANGE = (0.8, 1.25)  # around the estimate: the worst of the runs in docs/estimate.md
+MEMORY_RANGE = (0.8, 1.25)  # around the estimate: what issue 5 allows
 FORWARD = 0.45  # of a step's operations: what scoring held-out rows takes for as many tokens (LoRA 1/2, full 1/3)
 WHOLE = ("full", "half")  # methods whose finished model holds all weights
 STORED_TOKEN = 4 + 4 + 1  # bytes of id, weight and role in the encoded store
