@@ -20,6 +20,7 @@ HOMES = {
     "data_prepare": "tutelage.verbs.data",
     "data_review": "tutelage.verbs.data_review",
     "doctor": "tutelage.verbs.doctor",
+    "estimate": "tutelage.verbs.estimate",
     "evaluate": "tutelage.verbs.evaluate",
     "export": "tutelage.verbs.export",
     "make_recipe": "tutelage.recipe",

@@ -31,6 +31,18 @@ class Preview:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """Tell what a run will take before it: memory by part, time, disk. Exit code 1 where it cannot fit, with what would."""
+
+    recipe: Annotated[str, "a recipe file; where its data are not here, rows of max_tokens are assumed"]
+    set: Annotated[tuple[str, ...], "override a recipe key: --set method=full (may be repeated)"] = ()
+    machine: Annotated[str | None, "for another machine: 16gb-laptop, 24gb-gpu, 80gb-gpu, ... (docs/estimate.md)"] = (
+        None
+    )
+    probe: Annotated[bool, "also run two steps on the fullest batch here, and measure them"] = False
+
+
+@dataclass(frozen=True)
 class Quickstart:
     """Go the whole way on a small model and shipped data. It takes minutes on a CPU."""
 
@@ -242,6 +254,7 @@ VERBS: dict[str, type] = {
     "data_prepare": DataPrepare,
     "data_review": DataReview,
     "doctor": Doctor,
+    "estimate": Estimate,
     "evaluate": Evaluate,
     "export": Export,
     "models_describe": ModelsDescribe,

@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from tutelage.report.words import duration
+
 Show = Callable[[Any], Iterator[str]]
 
 
@@ -342,6 +344,38 @@ def show_nothing(result: Any) -> Iterator[str]:
     return iter(())
 
 
+def show_estimate(result: dict[str, Any]) -> Iterator[str]:
+    """Memory by part, time, disk, and whether it fits."""
+    memory, machine, plan = result["memory"], result["machine"], result["plan"]
+    assumed = " (assumed: the data are not here)" if result["rows"]["assumed"] else ""
+    yield (
+        f"{result['model']}, {result['method']}: {result['parameters']['trained']:,} of {result['parameters']['total']:,} "
+        f"parameters train; rows of at most {result['rows']['longest']:,} tokens{assumed}, {result['rows']['per_step']} a step"
+    )
+    yield (
+        f"machine      {machine['name']}: {machine['free_mib']:,.0f} MiB for a run, "
+        f"{machine['gflops']:,.0f} GFLOP/s in {plan['precision']} ({machine['source']})"
+    )
+    yield f"plan         micro-batches of at most {plan['tokens']:,} tokens, layers keep {plan['keep']}"
+    yield from (f"{name:<12} {value:>9,.1f} MiB" for name, value in memory["parts_mib"].items() if value)
+    yield f"peak         {memory['peak_mib']:>9,.1f} MiB of memory of its own"
+    if memory["mapped_mib"]:
+        yield f"and          {memory['mapped_mib']:>9,.1f} MiB of weights that stay in their file (page cache)"
+    low, high = result["seconds"]["low"], result["seconds"]["high"]
+    yield f"time         {duration(low)} to {duration(high)} for {result['steps']:,} steps, {result['tokens']:,} tokens"
+    if result["probe"]:
+        probe = result["probe"]
+        yield (
+            f"probed       {duration(probe['run_seconds'])} for the steps and {duration(probe['validation_seconds'])} for held-out "
+            f"rows: {probe['seconds']:.2f} s for {probe['tokens']:,} tokens; peak {probe['peak_mib']:,.0f} MiB"
+        )
+    yield "disk         " + ", ".join(f"{name} {value:,.0f} MiB" for name, value in result["disk_mib"].items())
+    yield from (f"note: {note}" for note in result["notes"])
+    yield "it fits" if result["ok"] else "it does NOT fit" + ("; this would:" if result["proposals"] else "")
+    for proposal in result["proposals"]:
+        yield f"  {' '.join(f'--set {each}' for each in proposal['set'])}   about {proposal['least_mib']:,.0f} MiB"
+
+
 SHOW: dict[str, Show] = {
     "chat": show_nothing,
     "compare": show_compare,
@@ -349,6 +383,7 @@ SHOW: dict[str, Show] = {
     "data_prepare": show_data_prepare,
     "data_review": pairs,
     "doctor": show_doctor,
+    "estimate": show_estimate,
     "evaluate": show_evaluate,
     "export": show_export,
     "models_describe": pairs,

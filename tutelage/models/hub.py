@@ -17,8 +17,8 @@ SMALL_FILES = {
 }  # fmt: skip
 
 
-def download(repo: str, revision: str | None, folder: Path, say: Callable[[str], None]) -> str:
-    """Fill `folder` with the model's files and return the source with its commit; no answer is a HubError."""
+def download(repo: str, revision: str | None, folder: Path, say: Callable[[str], None], *, weights: bool = True) -> str:
+    """Fill `folder` with the model's files, or all but its weights; returns the source with its commit. No answer is a HubError."""
     where = f"{repo}@{revision}" if revision else repo
     try:
         info = HfApi().model_info(repo, revision=revision, timeout=TIMEOUT, files_metadata=True)
@@ -41,6 +41,8 @@ def download(repo: str, revision: str | None, folder: Path, say: Callable[[str],
             why="pickled weights run code when they are loaded, so they are never read",
             fix="choose a revision with model.safetensors, or convert it in a sandbox and name the folder",
         )
+    if not weights:
+        wanted = [name for name in wanted if name in SMALL_FILES and name != "model.safetensors.index.json"]
     say(f"fetching {where} from the hub ({sum(sizes[name] for name in wanted) / 1e6:.0f} MB)")
     try:
         snapshot_download(

@@ -65,7 +65,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     Not through AutoTokenizer: for some classes, transformers 5 builds the splitting rule from the class and ignores the
     one in tokenizer.json (SmolLM2 says GPT2Tokenizer and would lose "each digit alone").
     """
-    check_folder(path)
+    check_folder(path, weights=False)
     file = path / "tokenizer.json"
     if not file.is_file():
         raise ModelError("this folder has no tokenizer.json", where=str(path), fix="fetch the model again")
@@ -140,6 +140,29 @@ def _check_stops(model: PreTrainedModel, path: Path) -> None:
         )  # fmt: skip
 
 
+def hollow_model(path: Path, wanted: HeadWanted, *, dtype: torch.dtype) -> PreTrainedModel:
+    """The model that `load_model` or `load_with_head` would give, from config.json alone: its tensors are torch's `meta` ones."""
+    config = _config_with(path, wanted)
+    try:
+        with _quiet(), torch.device("meta"):
+            model: PreTrainedModel = HEADS[wanted.kind][0].from_config(config, dtype=dtype)
+    except Exception as error:  # whatever a constructor raises on a damaged config
+        raise ModelError("the model cannot be built", where=str(path / "config.json"), why=_short(error)) from error
+    return model.eval()
+
+
+def _config_with(path: Path, wanted: HeadWanted) -> Any:
+    """The config of a folder with the label names of a task's head."""
+    config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    if wanted.labels:
+        config.id2label = dict(enumerate(wanted.labels))
+        config.label2id = {name: i for i, name in enumerate(wanted.labels)}
+        config.problem_type = wanted.problem
+    if wanted.kind == "extract":
+        config.num_labels = 2  # start and end, whatever the model was saved for
+    return config
+
+
 def family_of(config: dict[str, Any]) -> Family:
     """What kind of transformer a model with this config.json is."""
     kind = str(config.get("model_type"))
@@ -165,15 +188,9 @@ def load_with_head(path: Path, wanted: HeadWanted, *, dtype: torch.dtype) -> Pre
             f"a {kind} model cannot be trained for the task {wanted.kind}", where=f"{path / 'config.json'}: model_type",
             why="transformers has no such head for it", fix=f"choose a {_suited(wanted.kind)} model, or another task",
         )  # fmt: skip
-    labels = wanted.labels or ()
     try:
         with _quiet():
-            config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-            if labels:
-                config.id2label, config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
-                config.problem_type = wanted.problem
-            if wanted.kind == "extract":
-                config.num_labels = 2  # start and end, whatever the model was saved for
+            config = _config_with(path, wanted)
             model, report = loader.from_pretrained(
                 str(path), config=config, dtype=dtype, local_files_only=True, use_safetensors=True,
                 trust_remote_code=False, attn_implementation="sdpa", output_loading_info=True,

@@ -50,12 +50,13 @@ LIMITS = {
 }  # fmt: skip
 
 
-def check_folder(path: Path) -> None:
-    """Nothing, or a ModelError with every reason not to load this model or adapter folder."""
+def check_folder(path: Path, *, weights: bool = True) -> None:
+    """Nothing, or a ModelError with every reason not to load this model or adapter folder; without `weights` it may lack them."""
     if not path.is_dir():
         raise MissingInputError("there is no such model folder", where=str(path))
     problems: list[Problem] = []
-    problems += _check_weights(path)
+    if weights or any(path.glob("*.safetensors")) or not (path / "config.json").exists():
+        problems += _check_weights(path)
     for name in CHECKED:
         if (path / name).exists():
             problems += _check_json(path / name)

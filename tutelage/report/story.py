@@ -150,14 +150,14 @@ def figures(facts: Facts) -> list[Fact]:
     seconds = totals.get("seconds", sum(number(event.get("seconds")) or 0.0 for event in facts.of("step")))
     steps = steps_done(facts)
     epochs = number(totals.get("epochs"))
-    arrow = f"{score(before.get('loss'))} → " if before else ""
+    arrow, guess = f"{score(before.get('loss'))} → " if before else "", memory(totals.get("estimated_peak_mib"))
     accuracy = f"was {percent(before.get('accuracy'))}" if before else ""
     facts_shown = [
         Fact("Held-out loss", arrow + score(after.get("loss")), "nats per target token"),
         Fact("Next token right", percent(after.get("accuracy")), accuracy),
         Fact("Training time", duration(seconds), things(steps, "step") + (f", {epochs:g} epochs" if epochs else "")),
         Fact("Speed", f"{count(totals.get('tokens_per_second'))}", "tokens per second"),
-        Fact("Peak memory", memory(totals.get("peak_rss_mib")), "resident"),
+        Fact("Peak memory", memory(totals.get("peak_rss_mib")), f"estimated {guess}" if guess != DASH else "resident"),
         Fact("Trained parameters", percent(ratio(totals.get("trainable_parameters"), totals.get("total_parameters"))),
              f"{short(totals.get('trainable_parameters'))} of {short(totals.get('total_parameters'))}"),
     ]  # fmt: skip

@@ -67,13 +67,18 @@ class Material:
         return {**self.contract.as_json(), "examples": self.task.examples(self.train, first)}
 
 
-def gather(recipe: Recipe, say: Say, loaded: tuple[Any, Any] | None = None) -> Material:
-    """Read, check and encode what `recipe` names; every problem of a stage is raised before the next one starts."""
+def gather(
+    recipe: Recipe, say: Say, loaded: tuple[Any, Any] | None = None, find: Callable[..., Fetched] = fetch
+) -> Material:
+    """Read, check and encode what `recipe` names; every problem of a stage is raised before the next one starts.
+
+    `find` gets the model: whole, or `fetch_headers` where its weights are not wanted.
+    """
     prepared = prepare(recipe.data, seed=recipe.seed, accepts=lambda source: accepted(recipe, source))
     for file, name in prepared.formats.items():
         say(f"data: {file} is {name}")
     if loaded is None:
-        fetched = fetch(parse_ref(recipe.model), say=say)
+        fetched = find(parse_ref(recipe.model), say=say)
         opening = opening_of(fetched.path, recipe, prepared)
     else:
         model, tokenizer = loaded
@@ -120,7 +125,7 @@ def accepted(recipe: Recipe, source: SourceSpec | None) -> tuple[type, ...]:
 
 def opening_of(model: Path, recipe: Recipe, prepared: Prepared) -> Opening:
     """What a task is bound to, from a model folder."""
-    check_folder(model)
+    check_folder(model, weights=False)
     return _opening(load_tokenizer(model), read_object(model / "config.json"), stop_ids_of(model), recipe, prepared)
 
 

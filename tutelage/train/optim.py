@@ -75,7 +75,7 @@ class Optimizer:
             lr=self.spec.learning_rate,
             betas=self.spec.betas,
             eps=self.spec.eps,
-            fused=True,
+            fused=not any(master.is_meta for master in masters.values()),  # a sketch: same state, no kernel
         )
         for master in masters.values():
             if moments.get(master):
@@ -93,9 +93,10 @@ class Optimizer:
         """The masters of what trains now."""
         return [self.masters[name] for name in self.parameters]
 
-    def missing_bytes(self) -> int:
-        """What Adam's moments will take that are not there yet."""
-        return sum(master.numel() * 8 for master in self.trained if not self.adam.state.get(master))
+    def bytes(self) -> int:
+        """What is held beside the model's own parameters: masters, and those moments that are there already."""
+        masters = sum(m.nbytes for name, m in self.masters.items() if m is not self.known[name])
+        return masters + sum(m.numel() * 8 for m in self.trained if self.adam.state.get(m))
 
     def reserve(self) -> None:
         """Make Adam's moments now, so that no update can run out of memory half-way."""

@@ -15,13 +15,15 @@ from tutelage.report.page import write as write_report
 from tutelage.runs import EVENTS, MANIFEST, append_event, create, write_json
 from tutelage.train import checkpoint
 from tutelage.train.budget import fit_budget
-from tutelage.train.estimate import estimate_line
+from tutelage.train.estimate import as_json, estimate_line, memory_of, work_of
 from tutelage.train.loop import TrainState, restore, training
 from tutelage.train.manifest import now, open_manifest, summary, totals, version_notes
 from tutelage.train.material import Material, gather
-from tutelage.train.memory import PeakMemory
+from tutelage.train.memory import PeakMemory, anonymous_mib
 from tutelage.train.outcome import answer_samples, write_model
+from tutelage.train.proposals import refuse_what_cannot_fit
 from tutelage.train.setup import build_state
+from tutelage.train.sketch import Sketch, fullest_rows, sketched
 from tutelage.train.types import Event, Finished, Resumed
 
 Watch = Callable[[Event], None]
@@ -59,16 +61,21 @@ def train(
         if manifest["status"] == "finished":
             say(f"{folder} is finished: nothing to do (choose another `out` to train again)")
             return summary(folder, manifest)
-        state = build_state(spec, material, ExecutionPlan(**manifest["plan"]), folder / "checkpoints")
+        plan, process = ExecutionPlan(**manifest["plan"]), anonymous_mib()
+        sketch = sketched(spec, material, plan)
+        if not checkpoint.steps(folder / "checkpoints"):
+            refuse_what_cannot_fit(spec, material, sketch)
+        state = build_state(spec, material, plan, folder / "checkpoints")
         for note in state.backbone.notes:
             say(f"note: {note}")
         resumed = resume(state, folder)
-        need = fit_budget(state, say)
+        fit_budget(state, sketch, say)
         state.optimizer.reserve()
         manifest["plan"] = state.plan.as_json()
         write_json(folder / MANIFEST, manifest)
         if state.step == 0:
-            say(estimate_line(state, need))
+            say(expected(manifest, state, sketch, material, process))
+            write_json(folder / MANIFEST, manifest)
             answer_samples(folder, spec, material, state, "before")
         finished = run(folder, manifest, state, resumed, watch, say)
         if finished.reason == "interrupted":
@@ -78,11 +85,22 @@ def train(
             )  # fmt: skip
         chosen = write_model(folder, spec, material, state, say)
         answer_samples(folder, spec, material, state, "after")
-        manifest |= {"best_step": state.best_step, "model_step": chosen, "totals": totals(state, peak.mib)}
+        sums = totals(state, peak.mib) | {"estimated_peak_mib": manifest.get("estimate", {}).get("peak_mib")}
+        manifest |= {"best_step": state.best_step, "model_step": chosen, "totals": sums}
         manifest |= {"status": "finished", "reason": finished.reason, "finished": now()}
         write_json(folder / MANIFEST, manifest)
     write_report(folder)
     return summary(folder, manifest)
+
+
+def expected(manifest: dict[str, Any], state: TrainState, sketch: Sketch, material: Material, process: float) -> str:
+    """What the run will take, in a line; its peak goes into the manifest, to be compared with what was measured."""
+    sketch.adopt(state.plan)
+    rows = fullest_rows(sketch.state)
+    walk = sketch.walk(rows)
+    memory = memory_of(sketch, material, walk, process)
+    manifest["estimate"] = as_json(memory)
+    return estimate_line(state, work_of(sketch.state, walk, rows), memory)
 
 
 @contextmanager
