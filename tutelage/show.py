@@ -210,7 +210,7 @@ def show_data_check(result: dict[str, Any]) -> Iterator[str]:
         return
     for file in result["profile"]["files"]:
         formats = ", ".join(f"{name} ({count:,})" for name, count in file["formats"].items())
-        yield f"{file['file']}: {file['rows']:,} rows, {formats}"
+        yield f"{file['file']}: {file['rows']:,} row{'' if file['rows'] == 1 else 's'}, {formats}"
     lengths, labels = result["profile"]["characters"], result["profile"]["labels"]
     for name in ("prompt", "answer"):
         if lengths[name]:
