@@ -17,6 +17,7 @@ HOMES = {
     "chat": "tutelage.verbs.chat",
     "compare": "tutelage.verbs.compare",
     "data_check": "tutelage.verbs.data",
+    "data_merge": "tutelage.verbs.data_merge",
     "data_prepare": "tutelage.verbs.data",
     "data_review": "tutelage.verbs.data_review",
     "doctor": "tutelage.verbs.doctor",

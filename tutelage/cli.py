@@ -70,7 +70,7 @@ def build() -> Callable[..., Any]:
 
 
 GROUP_HELP = {
-    "data": "Labelled data: check, prepare, review.",
+    "data": "Labelled data: check, prepare, merge, review.",
     "models": "The models that can be tuned: list, describe, get.",
 }
 

@@ -183,6 +183,8 @@ class DataCheck:
     encoder: Annotated[str, "the model for --labels: a catalogue name, a hub id or a folder"] = "minilm-l6"
     html: Annotated[str | None, "also write the report into this HTML file"] = None
     processes: Annotated[int, "how many processes look at the rows; 0: as many as there are cores"] = 0
+    shard: Annotated[str | None, "only the rows of this shard (2/8: the second of eight), for data merge"] = None
+    partial: Annotated[str | None, "the file that a shard's result goes to"] = None
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,18 @@ class DataPrepare:
     recipe: Annotated[str, "a recipe file; only its `data` part is needed"]
     set: Annotated[tuple[str, ...], "override a recipe key: --set data.dedupe.near=0.9 (may be repeated)"] = ()
     out: Annotated[str | None, "the prepared folder, in place of the recipe's data.prepared"] = None
+    processes: Annotated[int, "how many processes look at the rows; 0: as many as there are cores"] = 0
+    shard: Annotated[str | None, "only the rows of this shard (2/8: the second of eight), for data merge"] = None
+    partial: Annotated[str | None, "the file that a shard's result goes to"] = None
+
+
+@dataclass(frozen=True)
+class DataMerge:
+    """Put the results of all shards together, to what the single check or prepare makes, the same in every byte."""
+
+    files: Annotated[tuple[str, ...], "the files that --shard --partial wrote, all of one job"]
+    out: Annotated[str | None, "the prepared folder, in place of the recipe's data.prepared"] = None
+    html: Annotated[str | None, "also write the report of a check into this HTML file"] = None
     processes: Annotated[int, "how many processes look at the rows; 0: as many as there are cores"] = 0
 
 
@@ -251,6 +265,7 @@ VERBS: dict[str, type] = {
     "chat": Chat,
     "compare": Compare,
     "data_check": DataCheck,
+    "data_merge": DataMerge,
     "data_prepare": DataPrepare,
     "data_review": DataReview,
     "doctor": Doctor,

@@ -207,9 +207,12 @@ def show_report(result: dict[str, Any]) -> Iterator[str]:
 
 def show_data_check(result: dict[str, Any]) -> Iterator[str]:
     """What the files are, what was found, worst first, with places and what to do."""
+    if "partial" in result:
+        yield from pairs(result)
+        return
     for file in result["profile"]["files"]:
         formats = ", ".join(f"{name} ({count:,})" for name, count in file["formats"].items())
-        yield f"{file['file']}: {file['rows']:,} rows, {formats}"
+        yield f"{file['file']}: {file['rows']:,} row{'' if file['rows'] == 1 else 's'}, {formats}"
     lengths, labels = result["profile"]["characters"], result["profile"]["labels"]
     for name in ("prompt", "answer"):
         if lengths[name]:
@@ -236,12 +239,20 @@ def show_data_check(result: dict[str, Any]) -> Iterator[str]:
 
 def show_data_prepare(result: dict[str, Any]) -> Iterator[str]:
     """Rows per split, what was dropped and changed, and where it is listed."""
+    if "partial" in result:
+        yield from pairs(result)
+        return
     yield "rows      " + ", ".join(f"{name} {count:,}" for name, count in result["counts"].items())
     for reason, count in result["dropped"].items():
         yield f"dropped   {count:,} × {reason}"
     yield f"changed   {result['changed']:,} rows"
     yield f"data      {result['prepared']}, fingerprint {result['fingerprint'][:16]}"
     yield f"listed in {result['prepared']}/dropped.jsonl and changed.jsonl; the rest in {result['report']}"
+
+
+def show_data_merge(result: dict[str, Any]) -> Iterator[str]:
+    """What was merged, as the verb shows it that does the same without shards."""
+    yield from (show_data_prepare if "prepared" in result else show_data_check)(result)
 
 
 def _example_line(example: dict[str, Any]) -> str:
@@ -380,6 +391,7 @@ SHOW: dict[str, Show] = {
     "chat": show_nothing,
     "compare": show_compare,
     "data_check": show_data_check,
+    "data_merge": show_data_merge,
     "data_prepare": show_data_prepare,
     "data_review": pairs,
     "doctor": show_doctor,

@@ -45,14 +45,25 @@ class Issue:
 
 
 def out_of_fold(
-    vectors: Vectors, labels: NDArray[np.int64], *, seed: int = 0, trusted: NDArray[np.bool_] | None = None
+    vectors: Vectors,
+    labels: NDArray[np.int64],
+    *,
+    seed: int = 0,
+    trusted: NDArray[np.bool_] | None = None,
+    groups: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
-    """(rows, classes): probabilities of each row from a model trained on the `trusted` rows of the other folds."""
+    """(rows, classes): probabilities of each row from a model trained on the `trusted` rows of the other folds.
+
+    Rows of one of the `groups` are in one fold.
+    """
     linear: Any = need("sklearn.linear_model", extra="labels")
     selection: Any = need("sklearn.model_selection", extra="labels")
     result = np.zeros((len(labels), int(labels.max()) + 1))
-    folds = selection.StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    for train, held in folds.split(vectors, labels):
+    kind = selection.StratifiedKFold if groups is None else selection.StratifiedGroupKFold
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a rare class is not in every fold
+        folds = list(kind(FOLDS, shuffle=True, random_state=seed).split(vectors, labels, groups))
+    for train, held in folds:
         used = train if trusted is None else train[trusted[train]]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the last digits have not settled changes no ranking
@@ -72,17 +83,17 @@ def rank(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> NDArr
 
 
 def judge(
-    vectors: Vectors, labels: NDArray[np.int64], *, seed: int = 0
+    vectors: Vectors, labels: NDArray[np.int64], *, seed: int = 0, groups: NDArray[np.int64] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """(likely wrong rows, the probabilities they are ranked by), in two rounds.
 
     The second round's models do not learn from the rows that the first one doubts, so they are less misled by them.
     """
-    doubted = rank(labels, out_of_fold(vectors, labels, seed=seed))
+    doubted = rank(labels, out_of_fold(vectors, labels, seed=seed, groups=groups))
     trusted = np.ones(len(labels), bool)
     trusted[doubted] = False
     lost = ~np.isin(labels, labels[trusted])  # a class that is doubted as a whole is still learnt
-    probabilities = out_of_fold(vectors, labels, seed=seed, trusted=trusted | lost)
+    probabilities = out_of_fold(vectors, labels, seed=seed, trusted=trusted | lost, groups=groups)
     return rank(labels, probabilities), probabilities
 
 

@@ -10,157 +10,42 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from tutelage.data import folder as layout
-from tutelage.data.cleaning import Rules, choose
-from tutelage.data.decisions import Decision, read_decisions, row_key
+from tutelage.data.cleaning import choose
+from tutelage.data.firstpass import TIME_BYTES, Done, Say, first_passes, record
 from tutelage.data.formats import FORMATS
 from tutelage.data.placing import SPLITS, Extra, Placing, place
 from tutelage.data.quality import near
-from tutelage.data.quality.check import CHUNK, in_order
-from tutelage.data.quality.findings import Tally, snippet
-from tutelage.data.quality.keys import key
+from tutelage.data.quality.findings import Tally
 from tutelage.data.quality.profile import Profile
-from tutelage.data.quality.scan import Scan, Task, look
 from tutelage.data.quality.store import Store
-from tutelage.data.quality.view import View, view
-from tutelage.data.sources import MEMORY, Row, files, read, read_memory, renamed
 from tutelage.data.types import At
-from tutelage.errors import DataError, OutputError, Problem, RecipeError
-from tutelage.recipe import DataSpec, SourceSpec
+from tutelage.errors import DataError, OutputError, RecipeError
+from tutelage.recipe import DataSpec
 from tutelage.runs import create, write_json
-
-Say = Callable[[str], None]
-TIME_BYTES = 40
-SHOWN = 200  # characters of a changed text, before and after
-
-
-@dataclass(frozen=True)
-class Job:
-    """One chunk of the first pass."""
-
-    task: Task
-    rules: Rules
-    decisions: dict[str, Decision]
-    group: str | None
-    time: str | None
-    weight: float
-
-
-@dataclass
-class Done:
-    """What the first pass made of a chunk: the scan of the rows that stay, the rows themselves, and the records."""
-
-    scan: Scan
-    lines: list[bytes] = field(default_factory=list)
-    formats: list[str] = field(default_factory=list)
-    groups: list[int] = field(default_factory=list)
-    times: list[bytes] = field(default_factory=list)
-    held: list[bool] = field(default_factory=list)
-    copies: list[int] = field(default_factory=list)
-    dropped: list[dict[str, Any]] = field(default_factory=list)
-    changed: list[dict[str, Any]] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-
-
-def first_pass(job: Job) -> Done:
-    """Decide, clean and look at the rows of a chunk."""
-    tally, profile = Tally(), Profile()
-    viewed: list[tuple[At, View]] = []
-    done = Done(Scan(tally, profile, None, None))  # type: ignore[arg-type]  # filled in below
-    for item in job.task.rows:
-        if isinstance(item, Problem):
-            done.problems.append(item)
-            done.dropped.append(_record(_place(item), "unreadable_row", item.what))
-            continue
-        at, raw = item
-        kept = _kept(at, raw, job, done)
-        if kept is not None:
-            row, seen = kept
-            profile.add_row(row, at)
-            viewed.append((at, seen))
-            done.lines.append(
-                json.dumps({**row, "_at": str(at)}, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-            )
-            done.formats.append(seen.format)
-            done.groups.append(key(row.get(job.group)) if job.group else 0)
-            done.times.append(str(row.get(job.time, "")).encode()[:TIME_BYTES] if job.time else b"")
-            done.copies.append(_copies(job.weight, row))
-    done.scan = look(viewed, job.task, tally, profile)
-    return done
-
-
-def _kept(at: At, raw: dict[str, object], job: Job, done: Done) -> tuple[dict[str, object], View] | None:
-    decision = job.decisions.get(row_key(raw)) if job.decisions else None
-    decided = decision.applied(raw) if decision else raw
-    if decided is None:
-        done.dropped.append(_record(at, "reviewed", decision.note if decision else ""))
-        return None
-    row, rules = job.rules.clean(decided)
-    try:
-        seen = view(row, at, job.task.format)
-    except DataError as error:
-        done.problems += error.problems
-        done.dropped.append(_record(at, "wrong_format", error.problems[0].what))
-        return None
-    held = decision is not None and decision.decision != "drop"
-    if not held and (dropped := job.rules.drop(seen)):
-        done.dropped.append(_record(at, *dropped, text=seen.prompt))
-        return None
-    if decided is not raw:
-        rules = [f"review: {decision.decision}" if decision else "review", *rules]
-    if rules:
-        done.changed.append(_change(at, rules, raw, row))
-    done.held.append(held)
-    return row, seen
-
-
-def _record(at: At, reason: str, detail: str = "", text: str = "") -> dict[str, Any]:
-    found = {"file": at.source, "row": at.row, "reason": reason, "detail": detail, "text": snippet(text)}
-    return {name: value for name, value in found.items() if value != ""}
-
-
-def _change(at: At, rules: list[str], before: dict[str, object], after: dict[str, object]) -> dict[str, Any]:
-    fields = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    shown = {name: [_text(side.get(name))[:SHOWN] for side in (before, after)] for name in fields}
-    return {"file": at.source, "row": at.row, "rules": rules, "fields": shown}
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _place(problem: Problem) -> At:
-    source, _, row = problem.where.rpartition(":")
-    return At(source, int(row)) if source and row.isdigit() else At(problem.where, 1)
-
-
-def _copies(weight: float, row: dict[str, object]) -> int:
-    """How often a row is written: the whole part of the weight, and once more for a share of rows chosen by content."""
-    whole = int(weight)
-    return whole + (key(row_key(row)) / 2**64 < weight - whole)
 
 
 def assemble(spec: DataSpec, out: Path, *, seed: int, processes: int | None, say: Say) -> dict[str, Any]:
     """Prepare the data of `spec` into the folder `out`, which appears as a whole; returns its manifest."""
-    _refuse_mixed(spec)
-    rules, decisions = choose(spec.clean), read_decisions(spec.decisions)
+    refuse_mixed(spec)
+    return put_together(spec, first_passes(spec, processes, say), out, seed=seed)
+
+
+def put_together(spec: DataSpec, passed: Iterable[Done], out: Path, *, seed: int) -> dict[str, Any]:
+    """The second pass over what became of all rows, which come in their order, into the folder `out`."""
     create(out.parent)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         spool = _Spool(work, spec.dedupe.near or 0.8)
         with spool:
-            for done in in_order(first_pass, _jobs(spec, rules, decisions), processes, say):
-                if done.problems and spec.broken == "error":
-                    raise DataError(done.problems, total=len(done.problems))
+            for done in passed:
                 spool.add(done)
         if not len(spool.store.facts()):
             raise DataError(
@@ -173,7 +58,7 @@ def assemble(spec: DataSpec, out: Path, *, seed: int, processes: int | None, say
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _refuse_mixed(spec: DataSpec) -> None:
+def refuse_mixed(spec: DataSpec) -> None:
     """Sources that are trained in different ways cannot become one file."""
     given = [source for source in spec.train if source.task is not None or source.loss != "tokens"]
     if given:
@@ -217,25 +102,6 @@ class _Spool:
         self.profile.merge(done.scan.profile)
         for name in ("formats", "copies", "groups", "times", "held", "dropped"):
             getattr(self, name).extend(getattr(done, name))
-
-
-def _jobs(spec: DataSpec, rules: Rules, decisions: dict[str, Decision]) -> Iterator[Job]:
-    index = 0
-    given = [source if isinstance(source, list) else [] for source in (spec.train, spec.validation, spec.test)]
-    for part, sources in enumerate(given):
-        streams: list[tuple[SourceSpec, Iterator[Row | Problem]]] = []
-        if part == 0 and spec.rows:
-            streams.append((SourceSpec(path=MEMORY), read_memory(spec.rows)))
-        streams += [
-            (source, renamed(read(file, source.format, source.target), source.columns))
-            for source in sources
-            for file in ([source.path] if source.target else files(source.path, source.format))
-        ]
-        for source, rows in streams:
-            while chunk := list(islice(rows, CHUNK)):
-                task = Task(chunk, part, index, source.format, spec.dedupe.near or 0.8, on=spec.dedupe.by)
-                yield Job(task, rules, decisions, spec.split.group, spec.split.time, source.weight)
-            index += 1
 
 
 def _second_pass(spec: DataSpec, spool: _Spool, out: Path, seed: int) -> dict[str, Any]:
@@ -305,7 +171,7 @@ def _write_dropped(spool: _Spool, placing: Placing, out: Path) -> None:
         text = bytes(facts.snippet[row]).decode("utf-8", "replace")
         detail = f"like {places[like]}" if like >= 0 else ""
         source, _, number = places[row].rpartition(":")
-        records.append(_record(At(source, int(number)), reason, detail, text))
+        records.append(record(At(source, int(number)), reason, detail, text))
     order = {source: place for place, source in enumerate(spool.profile.rows)}
     records.sort(key=lambda record: (order.get(record["file"], -1), record["file"], record["row"]))
     with open(out / layout.DROPPED, "wb") as file:

@@ -4,6 +4,7 @@ import glob
 import os
 from collections.abc import Callable, Iterator
 
+from tutelage.data.datasets import names_dataset
 from tutelage.data.delimited import read_delimited
 from tutelage.data.jsonlist import items as list_items
 from tutelage.data.jsonvalue import FaultError, check, parse, shown, type_name
@@ -14,7 +15,7 @@ from tutelage.data.parquet import read_parquet
 from tutelage.data.tables import read_table
 from tutelage.data.texts import flatten_squad, read_conll, read_paragraphs, read_parallel
 from tutelage.data.types import At
-from tutelage.errors import DataError, MissingInputError, Problem
+from tutelage.errors import DataError, MissingInputError, Problem, need
 from tutelage.registry import suggestion
 
 Row = tuple[At, dict[str, object]]
@@ -36,11 +37,14 @@ REFUSED = {
 
 
 def files(path: str, given: str | None = None) -> list[str]:
-    """The data files that `path` names: itself, or those in the folder and its subfolders, sorted.
+    """The data files that `path` names: itself, those in the folder and its subfolders, sorted, or those of a hub's set.
 
     In a folder, hidden files and other kinds (notes, licences) are passed over; data that cannot be read is an error. A
     file of a `given` text format (tagged, plain) may have any name.
     """
+    if names_dataset(path):
+        fetched: list[str] = need("tutelage.data.hub", extra="hub").hub_files(path, read)
+        return fetched
     if GLOB.intersection(path) and not os.path.exists(path):
         return _matching(path)
     if "\0" in path or not os.path.exists(path):

@@ -103,7 +103,7 @@ def _flagged(
             raise UsageError(
                 "this is no list of rows to look at", where=flagged, fix="tutelage data check FILE --labels --json"
             )
-        return {(each["file"], each["row"]): ("likely wrong label", str(each["suggested"])) for each in listed}
+        return _listed(listed)
     found: dict[tuple[str, int], tuple[str, str]] = {}
     findings: tuple[Finding, ...] = check(sources, examples=sys.maxsize, say=say).findings
     for finding in findings:
@@ -115,4 +115,18 @@ def _flagged(
             found[place] = (f"{earlier}{finding.kind} {example.get('detail', '')}".strip(), "")
             if "of" in example and finding.kind == "contradiction":
                 found.setdefault((example["of"]["file"], example["of"]["row"]), (finding.kind, ""))
+    return found
+
+
+def _listed(issues: list[dict[str, Any]]) -> dict[tuple[str, int], tuple[str, str]]:
+    """Labels that are likely wrong, by row; a row's doubted tags are all named, and none can be set as its label."""
+    found: dict[tuple[str, int], tuple[str, str]] = {}
+    for each in issues:
+        place = each["file"], each["row"]
+        if "word" in each:
+            earlier = found[place][0] + "; " if place in found else ""
+            why = f"word {each['word']} is likely not {each['label']}, rather {each['suggested']}"
+            found[place] = (earlier + why, "")
+        else:
+            found[place] = ("likely wrong label", str(each["suggested"]))
     return found

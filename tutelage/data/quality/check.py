@@ -4,9 +4,11 @@ import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import count as numbers
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,9 +20,10 @@ from tutelage.data.quality.labels import look_at_labels
 from tutelage.data.quality.languages import look_at_languages
 from tutelage.data.quality.profile import Profile, as_json
 from tutelage.data.quality.repeats import Repeats
-from tutelage.data.quality.scan import Task, problem_example, scan
+from tutelage.data.quality.scan import Scan, Task, problem_example, scan
 from tutelage.data.quality.store import Store
-from tutelage.data.sources import read
+from tutelage.data.shards import WHOLE, Shard
+from tutelage.data.sources import Row, read
 from tutelage.data.types import At
 from tutelage.errors import Problem, TutelageError
 
@@ -53,6 +56,20 @@ class Report:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is checked and how: `threshold` is the Jaccard similarity of near-duplicates.
+
+    Of each finding the first `examples` are given. `problems` are those of files that cannot even be opened as data;
+    they become findings.
+    """
+
+    sources: tuple[Source, ...]
+    problems: tuple[Problem, ...] = ()
+    threshold: float = THRESHOLD
+    examples: int = EXAMPLES
+
+
 def check(
     sources: Sequence[Source],
     problems: Sequence[Problem] = (),
@@ -62,22 +79,29 @@ def check(
     examples: int = EXAMPLES,
     say: Say,
 ) -> Report:
-    """Look at all rows of `sources`; changes nothing. `threshold` is the Jaccard similarity of near-duplicates.
+    """Look at all rows of `sources`; changes nothing. The other arguments are those of `Plan`."""
+    plan = Plan(tuple(sources), tuple(problems), threshold, examples)
+    return report_of(plan, scans(plan, processes, say))
 
-    Of each finding the first `examples` are given. `problems` are those of files that cannot even be opened as data;
-    they become findings.
-    """
-    tally, profile = Tally(most=examples), Profile()
-    for problem in problems:
+
+def scans(plan: Plan, processes: int | None, say: Say, shard: Shard = WHOLE) -> Iterator[Scan]:
+    """What the rows of `shard` show by themselves, in their order."""
+    return in_order(scan, _tasks(plan, shard), processes, say)
+
+
+def report_of(plan: Plan, scanned: Iterable[Scan]) -> Report:
+    """The report on the scans of all rows, which come in the order of files and rows."""
+    tally, profile = Tally(most=plan.examples), Profile()
+    for problem in plan.problems:
         tally.add("unreadable_file", problem_example(problem))
     with tempfile.TemporaryDirectory(prefix="tutelage-check-") as folder:
         store = Store(Path(folder))
-        for part in in_order(scan, _tasks(sources, threshold, tally, examples), processes, say):
+        for part in scanned:
             tally.merge(part.tally)
             profile.merge(part.profile)
             store.append(part.facts, part.sketches)
-        repeats = Repeats(store.facts(), [source.file for source in sources])
-        repeats.find(tally, store.sketches(near.shape(threshold)[0]), threshold)
+        repeats = Repeats(store.facts(), [source.file for source in plan.sources])
+        repeats.find(tally, store.sketches(near.shape(plan.threshold)[0]), plan.threshold)
     _look_at_files(profile, tally)
     look_at_labels(profile, tally)
     notes = look_at_languages(profile, tally)
@@ -119,15 +143,27 @@ def _chain(first: list[Given], rest: Iterator[Given]) -> Iterator[Given]:
     yield from rest
 
 
-def _tasks(sources: Sequence[Source], threshold: float, tally: Tally, examples: int) -> Iterator[Task]:
-    for index, source in enumerate(sources):
+def _tasks(plan: Plan, shard: Shard) -> Iterator[Task]:
+    """The chunks of rows that are the shard's; an error that ends a file is a chunk too."""
+    count = len(plan.sources)
+    for index, source in enumerate(plan.sources):
+        if not shard.reads(index, count):
+            continue
+        make = partial(
+            Task, part=source.part, file=index, format=source.format, threshold=plan.threshold, examples=plan.examples
+        )
         rows = read(source.file, source.format)
-        try:
-            while chunk := list(islice(rows, CHUNK)):
-                yield Task(chunk, source.part, index, source.format, threshold, examples)
-        except TutelageError as error:
-            for problem in error.problems:
-                tally.add("unreadable_file", problem_example(problem))
+        for chunk in numbers():
+            found: list[Row | Problem] = []
+            failed: tuple[Problem, ...] = ()
+            try:
+                found = list(islice(rows, CHUNK))
+            except TutelageError as error:
+                failed = error.problems
+            if (found or failed) and shard.has(index, chunk, count):
+                yield make(found, chunk=chunk, failed=failed)
+            if failed or not found:
+                break
 
 
 def _look_at_files(profile: Profile, tally: Tally) -> None:
@@ -136,10 +172,10 @@ def _look_at_files(profile: Profile, tally: Tally) -> None:
         if len(formats) > 1:
             rarest = min(formats, key=lambda name: formats[name])
             detail = " and ".join(f"{name} ({count:,})" for name, count in formats.most_common())
-            tally.add("mixed_formats", example(profile.format_at[file, rarest], detail=detail))
+            tally.add("mixed_formats", example(profile.format_at[file][rarest], detail=detail))
         if "unknown" in formats:
             keys = ", ".join(f"`{name}`" for name in profile.columns[file])
-            at = profile.format_at[file, "unknown"]
+            at = profile.format_at[file]["unknown"]
             tally.add("unknown_format", example(at, detail=f"the columns are {keys}"), formats["unknown"])
         for name, column in profile.columns[file].items():
             _look_at_column(file, name, column.types, column.first, tally)

@@ -61,7 +61,7 @@ class Profile:
 
     rows: Counter[str] = field(default_factory=Counter)  # per file
     formats: dict[str, Counter[str]] = field(default_factory=dict)  # per file
-    format_at: dict[tuple[str, str], At] = field(default_factory=dict)
+    format_at: dict[str, dict[str, At]] = field(default_factory=dict)  # per file
     columns: dict[str, dict[str, Column]] = field(default_factory=dict)  # per file
     prompt_lengths: Counter[int] = field(default_factory=Counter)  # bin → rows
     answer_lengths: Counter[int] = field(default_factory=Counter)
@@ -89,7 +89,7 @@ class Profile:
     def add(self, seen: View, at: At, key: int) -> None:
         """Count what a row that keeps its format holds."""
         self.formats[at.source][seen.format] += 1
-        self.format_at.setdefault((at.source, seen.format), at)
+        self.format_at.setdefault(at.source, {}).setdefault(seen.format, at)
         self.prompt_lengths[length_bin(len(seen.prompt))] += 1
         if seen.answer is not None:
             self.answer_lengths[length_bin(len(seen.answer))] += 1
@@ -103,7 +103,7 @@ class Profile:
                 self.mention_at.setdefault(group, at)
         self.sample.append((key, (seen.answer or seen.prompt)[:SAMPLE_CHARACTERS], at))
         if len(self.sample) > 4 * SAMPLE:
-            self._trim()
+            self.trim()
 
     def _add_turns(self, seen: View, at: At) -> None:
         self.turns[sum(role == "assistant" for role, _ in seen.turns)] += 1
@@ -122,7 +122,8 @@ class Profile:
             if len(self.labels) > MOST_LABELS:
                 self.labelled, self.labels, self.label_at = False, Counter(), {}
 
-    def _trim(self) -> None:
+    def trim(self) -> None:
+        """Keep no more texts than the sample is to have."""
         self.sample = sorted(self.sample)[:SAMPLE]
 
     def merge(self, later: "Profile") -> None:
@@ -131,7 +132,8 @@ class Profile:
             getattr(self, name).update(getattr(later, name))
         for file, formats in later.formats.items():
             self.formats.setdefault(file, Counter()).update(formats)
-        self.format_at = later.format_at | self.format_at
+        for file, places in later.format_at.items():
+            self.format_at[file] = places | self.format_at.get(file, {})
         for file, columns in later.columns.items():
             mine = self.columns.setdefault(file, {})
             for name, column in columns.items():
@@ -148,7 +150,7 @@ class Profile:
         self.without_system += later.without_system
         self.without_system_at = (self.without_system_at + later.without_system_at)[:10]
         self.sample += later.sample
-        self._trim()
+        self.trim()
 
 
 def length_bin(length: int) -> int:

@@ -28,6 +28,7 @@ class Scan:
     profile: Profile
     facts: Facts
     sketches: near.Sketches
+    place: tuple[int, int]  # of its task
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,13 @@ class Task:
     threshold: float
     examples: int = EXAMPLES  # of a finding that are kept
     on: str = "both"  # near-duplicates are told by prompt and answer, or one of them
+    chunk: int = 0  # the how manieth run of rows of its file
+    failed: tuple[Problem, ...] = ()  # why the file could not be read further
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """File and chunk: results are put together in their order."""
+        return self.file, self.chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,8 @@ def scan(task: Task) -> Scan:
     """Look at every row of `task` once."""
     tally, profile = Tally(most=task.examples), Profile()
     viewed: list[tuple[At, View]] = []
+    for problem in task.failed:
+        tally.add("unreadable_file", problem_example(problem))
     for item in task.rows:
         if isinstance(item, Problem):
             tally.add("unreadable_row", problem_example(item))
@@ -81,7 +91,7 @@ def look(viewed: Sequence[tuple[At, View]], task: Task, tally: Tally, profile: P
     for at, seen in viewed:
         kept.append(_look(seen, at, tally))
         profile.add(seen, at, kept[-1].exact)
-    return Scan(tally, profile, _facts(kept, task), sketch(kept, task))
+    return Scan(tally, profile, _facts(kept, task), sketch(kept, task), task.place)
 
 
 def problem_example(problem: Problem) -> dict[str, object]:
