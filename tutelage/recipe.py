@@ -125,6 +125,15 @@ class LoraSpec(Spec):
     adapter: str | None = Field(None, description="a PEFT adapter folder to continue from")
 
 
+class QloraSpec(LoraSpec):
+    """Method `qlora` (Dettmers et al. 2023, arXiv 2305.14314): LoRA over frozen weights in 4 bits. Needs tutelage[qlora]."""
+
+    kind: Literal["qlora"] = "qlora"  # type: ignore[assignment]
+    quant_type: Literal["nf4"] = Field("nf4", description="4-bit NormalFloat")
+    double_quant: bool = Field(True, description="quantise the scales too: 4.127 bits per weight instead of 4.5")
+    block_size: Literal[32, 64, 128, 256, 512, 1024] = Field(64, description="weights that share a scale")
+
+
 class FullSpec(Spec):
     """Method `full`: every parameter trains."""
 
@@ -169,7 +178,7 @@ class BatchSpec(Spec):
 
 
 Method = Annotated[
-    Annotated[LoraSpec | FullSpec, Field(discriminator="kind")],
+    Annotated[LoraSpec | QloraSpec | FullSpec, Field(discriminator="kind")],
     BeforeValidator(_kind_only),
 ]
 
@@ -304,8 +313,9 @@ ALIASES = {
 }  # fmt: skip
 
 
+METHODS: dict[str, type[Spec]] = {"full": FullSpec, "lora": LoraSpec, "qlora": QloraSpec}
 # Tags of unions, which pydantic puts into the place of an error and nobody has typed.
-KINDS = {"lora", "full", *TASKS}
+KINDS = {*METHODS, *TASKS}
 
 
 def _problem(item: dict[str, Any], where: str) -> Problem:
@@ -319,7 +329,7 @@ def _problem(item: dict[str, Any], where: str) -> Problem:
     if item["type"] == "missing":
         return Problem(f"`{key}` is missing", where, fix=f"add `{key}:`")
     if item["type"].startswith("union_tag"):
-        known = sorted(TASKS) if key == "task" else ["full", "lora"]
+        known = sorted(TASKS) if key == "task" else sorted(METHODS)
         why = f"it is {item.get('ctx', {}).get('tag')!r}"
         return Problem(f"`{key}.kind` must be one of {', '.join(known)}", where, why=why)
     given = item.get("input")
@@ -329,7 +339,7 @@ def _problem(item: dict[str, Any], where: str) -> Problem:
 
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
     specs: dict[str, type[Spec]] = {
-        "data": DataSpec, **TASKS, "lora": LoraSpec, "full": FullSpec, "optim": OptimSpec,
+        "data": DataSpec, **TASKS, **METHODS, "optim": OptimSpec,
         "save": SaveSpec, "validate": ValidateSpec, "batch": BatchSpec, "train": SourceSpec, "dedupe": DedupeSpec,
         "split": SplitSpec,
     }  # fmt: skip

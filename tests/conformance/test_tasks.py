@@ -11,6 +11,8 @@ import pytest
 import torch
 import transformers
 
+from tutelage.engine.nf4 import plain_values
+from tutelage.methods.qlora import quantised
 from tutelage.recipe import Recipe, make_recipe
 from tutelage.runs import read_json
 from tutelage.tasks import TASKS
@@ -31,7 +33,11 @@ FITS = {
     "verbalised": ("llama",), "tag": ("bert", "llama"), "extract": ("bert",), "seq2seq": ("t5", "bart", "llama"),
     "text": ("bert", "llama"),
 }  # fmt: skip
-METHODS = {"full": {"kind": "full"}, "lora": {"kind": "lora", "rank": 8, "alpha": 16}}
+METHODS = {
+    "full": {"kind": "full"},
+    "lora": {"kind": "lora", "rank": 8, "alpha": 16},
+    "qlora": {"kind": "qlora", "rank": 8, "alpha": 16},
+}
 CASES = [(task, kind, method) for task, kinds in FITS.items() for kind in kinds for method in METHODS]
 LOADERS = {
     "causal": transformers.AutoModelForCausalLM, "masked": transformers.AutoModelForMaskedLM,
@@ -46,7 +52,7 @@ Made = Callable[[str], Path]
 def recipe_for(task: str, kind: str, method: str, made: Made, rows_file: Made, **changes: Any) -> Recipe:
     values: dict[str, Any] = {
         "model": str(made(kind)), "task": TASK[task], "data": {"train": str(rows_file(task))}, "method": METHODS[method],
-        "optim": {"steps": 40, "batch_size": 8, "learning_rate": 1e-2 if method == "lora" else 3e-3, "warmup": 0.1},
+        "optim": {"steps": 40, "batch_size": 8, "learning_rate": 3e-3 if method == "full" else 1e-2, "warmup": 0.1},
         "max_tokens": 128, "precision": "fp32", "threads": 1,
     }  # fmt: skip
     return make_recipe(values | changes)
@@ -148,8 +154,11 @@ def test_transformers_and_peft_load_what_is_saved(
     folder, head = tmp_path / "model", material.task.head
     loader, names = LOADERS[head.kind], dict(enumerate(head.labels))
     labels = {"id2label": names, "label2id": {name: i for i, name in names.items()}} if names else {}
-    if method == "lora":
+    if method != "full":
         base = loader.from_pretrained(made(kind), dtype=torch.float32, **labels)
+        for name, layer in quantised(state.backbone.model):  # the base that was trained on, as a plain one
+            place = base.get_submodule(name.removesuffix(".base"))
+            place.weight.data.copy_(plain_values(layer))
         model = peft.PeftModel.from_pretrained(base, str(folder))
         if task == "extract":  # PeftModelForQuestionAnswering.forward takes token types and leaves them out (peft 0.21)
             model = model.base_model

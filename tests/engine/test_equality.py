@@ -20,10 +20,11 @@ from tutelage.engine.decoder import Keep
 from tutelage.engine.loss import Head, linear_cross_entropy
 from tutelage.methods import METHODS
 from tutelage.methods.lora import lora_layers
-from tutelage.recipe import FullSpec, LoraSpec
+from tutelage.recipe import FullSpec, LoraSpec, QloraSpec
 from tutelage.tasks import chat
 
 KINDS = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gpt2"]
+SPECS = {"full": FullSpec(), "lora": LoraSpec(rank=4, alpha=8), "qlora": QloraSpec(rank=4, alpha=8)}
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
@@ -44,8 +45,7 @@ def rows(seed: int = 0, lengths: tuple[int, ...] = (31, 14, 47, 22), prefix: int
 def load(folder: Path, dtype: torch.dtype, method: str) -> tuple[Any, Any]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     backbone = make_backbone(model)
-    spec = LoraSpec(rank=4, alpha=8) if method == "lora" else FullSpec()
-    trainable = METHODS.get(method).prepare(model, spec, seed=0)
+    trainable = METHODS.get(method).prepare(model, SPECS[method], seed=0)
     torch.manual_seed(1)
     for _, layer in lora_layers(model):
         layer.a.data = layer.a.data.to(dtype)
@@ -81,7 +81,7 @@ def assert_equal(ours: Any, theirs: Any, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", list(SPECS))
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_execution_gives_the_plain_loss_and_gradients(
     kind: str, method: str, dtype: torch.dtype, model_folder: Callable[[str], Path]
@@ -120,7 +120,7 @@ def test_every_execution_gives_the_plain_loss_and_gradients(
             raise AssertionError(f"{name}: {error}") from error
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", list(SPECS))
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
 def test_what_a_layer_keeps_for_the_backward_changes_nothing(
     kind: str, method: str, model_folder: Callable[[str], Path]

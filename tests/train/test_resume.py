@@ -23,6 +23,7 @@ STEPS = 9  # 20 rows in steps of 4: almost two epochs
 METHODS = {
     "full": "full",
     "lora": {"kind": "lora", "rank": 4},
+    "qlora": {"kind": "qlora", "rank": 4},
     "lora with dropout": {"kind": "lora", "rank": 4, "dropout": 0.1},
 }
 Numbers = tuple[list[str], dict[str, bytes]]

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import Tensor
 
-from tutelage.engine.linear import base_linear
+from tutelage.engine.linear import base_linear, is_linear
 from tutelage.engine.lora_linear import LoraLinear
 from tutelage.errors import ModelError, Problem, RecipeError
 from tutelage.methods.adapter_file import CONFIG, PREFIX, WEIGHTS, read_adapter
@@ -81,14 +80,19 @@ def scaling(rank: int, alpha: float, rslora: bool) -> float:
     return alpha / (math.sqrt(rank) if rslora else rank)
 
 
-def target_names(model: Any, wanted: str | list[str]) -> list[str]:
-    """Names of the layers to wrap: "all-linear" is every Linear and Conv1D but the output head; else names or suffixes."""
+def linear_names(model: Any) -> list[str]:
+    """Names of all linear layers but the output head and a task's own."""
     head, heads = model.get_output_embeddings(), fresh_modules(model)
-    linear = [
+    return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head and not is_inside(name, heads)
+        if is_linear(module) and module is not head and not is_inside(name, heads)
     ]
+
+
+def target_names(model: Any, wanted: str | list[str]) -> list[str]:
+    """Names of the layers to wrap: "all-linear" is every Linear and Conv1D but the output head; else names or suffixes."""
+    linear = linear_names(model)
     experts = [name for name, p in model.named_parameters() if p.dim() == 3 and "expert" in name]
     if experts and wanted == "all-linear":
         raise RecipeError(
@@ -172,7 +176,7 @@ def _check_fit(
     model: Any, adapter: Path, config: dict[str, Any], names: list[str], tensors: dict[str, Tensor], rank: int
 ) -> None:
     """Fail before anything is wrapped, unless every tensor of the adapter has its layer and shape in `model`."""
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    linear = {name: module for name, module in model.named_modules() if is_linear(module)}
     for name in names:
         if name not in linear:
             raise ModelError(
@@ -191,9 +195,7 @@ def _check_fit(
 def _suffixes(model: Any, names: list[str]) -> set[str]:
     """Last name parts that select exactly `names` among all linear layers, or the full names where they do not."""
     last = {name.rpartition(".")[2] for name in names}
-    others = [
-        n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and not n.endswith(".base.inner")
-    ]
+    others = [n for n, m in model.named_modules() if is_linear(m) and not n.endswith((".base", ".base.inner"))]
     return last if not any(n.rpartition(".")[2] in last for n in others) else set(names)
 
 

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tutelage.encode.template import Template
+from tutelage.engine.nf4 import Quantisation
 from tutelage.errors import OutputError, Problem, UsageError
 from tutelage.export.artifact import default_folder, export_model, read_artifact
 from tutelage.export.gguf_file import FILE
@@ -70,9 +71,9 @@ def open_served(
     """
     places = {name: locate(place, say=say) for name, place in named(arguments).items()}
     served: dict[str, Served] = {}
-    groups: dict[Path, dict[str, Located]] = {}
+    groups: dict[tuple[Path, Quantisation | None], dict[str, Located]] = {}
     for name, place in places.items():
-        groups.setdefault(place.model.resolve(), {})[name] = place
+        groups.setdefault((place.model.resolve(), place.quantisation), {})[name] = place
     for members in groups.values():
         served |= _open_group(members, dtype, limits, say, threads)
     if base:
@@ -138,7 +139,7 @@ def _open_group(
 
 
 def _bare(place: Located) -> Located:
-    return Located(place.model, None, place.tokenizer, place.name, place.run)
+    return replace(place, adapter=None)
 
 
 def _fused(members: dict[str, Located], runner: LlamaRunner) -> dict[str, AdapterWeights]:
