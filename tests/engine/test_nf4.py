@@ -9,7 +9,15 @@ from transformers.pytorch_utils import Conv1D
 
 from tutelage.engine.linear import base_linear
 from tutelage.engine.lora_linear import LoraLinear
-from tutelage.engine.nf4 import DEQUANTISED_AT_ONCE, Nf4Linear, Quantisation, Scratch, plain_values
+from tutelage.engine.nf4 import (
+    DEQUANTISED_AT_ONCE,
+    Nf4Linear,
+    Quantisation,
+    Scratch,
+    _bounds,
+    coded_blocks,
+    plain_values,
+)
 
 SHAPES = [(48, 128), (48, 100), (64, 96), (7, 33), (1, 64), (1200, 1024)]  # rows of whole blocks, of parts; odd; large
 HOW = [Quantisation(), Quantisation(double=False), Quantisation(block_size=256), Quantisation(32)]
@@ -34,6 +42,21 @@ def test_dequantised_is_the_plain_table_times_the_scales(shape: tuple[int, int],
     torch.manual_seed(0)
     error = (expected - torch.randn(shape) * 0.02).norm() / (torch.randn(shape) * 0.02).norm()
     assert error < 0.13, "a 4-bit normal float loses about a tenth of a normal weight"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("block", [32, 64, 1024])
+def test_quantised_as_bitsandbytes_does(block: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    values = (torch.randn(1 << 15) * 0.02).to(dtype)
+    values[:64], values[64:96], values[100] = 0.0, values[100], -3.0  # zeros, values on the edge, an outlier
+    for ours, theirs in zip(coded_blocks(values, block), coded_blocks(values, block, fast=False)):
+        assert torch.equal(ours, theirs)
+        assert len(ours.unique()) > 16
+    grid = torch.tensor(_bounds()).repeat_interleave(3) + torch.tensor([-1e-7, 0.0, 1e-7]).repeat(15)
+    edges = torch.cat((torch.ones(1), grid, torch.zeros(18)))  # where one code gives way to the next
+    for ours, theirs in zip(coded_blocks(edges, 64), coded_blocks(edges, 64, fast=False)):
+        assert torch.equal(ours, theirs)
 
 
 def test_the_large_one_goes_through_the_scratch_in_parts() -> None:

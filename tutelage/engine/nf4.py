@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from tutelage.engine.linear import BaseLinear
 from tutelage.errors import need
 
-QUANTISED_AT_ONCE = 1 << 17  # values: a chunk's temporaries stay in the cache, and out of the loading peak
+QUANTISED_AT_ONCE = 1 << 15  # values: a chunk's temporaries stay in the cache, and out of the loading peak
 DEQUANTISED_AT_ONCE = (
     1 << 20
 )  # beyond about 32 MB the allocator maps a result anew each time, which costs more than to copy it
@@ -201,15 +201,32 @@ class _FrozenProduct(torch.autograd.Function):
 
 def _quantise(weight: Tensor, how: Quantisation) -> tuple[Tensor, Tensor]:
     """Codes [values / 2], two in a byte, and fp32 scales [values / block]; in chunks, which end where blocks do."""
-    flat, parts = weight.reshape(-1), []
+    flat = weight.reshape(-1)
     flat = flat.float() if flat.dtype == torch.float64 else flat
-    at_once = max(QUANTISED_AT_ONCE, how.block_size)
-    for start in range(0, flat.numel(), at_once):
-        part, state = functional().quantize_4bit(
-            flat[start : start + at_once], blocksize=how.block_size, quant_type="nf4"
-        )
-        parts.append((part.view(-1), state.absmax))
-    return torch.cat([codes for codes, _ in parts]), torch.cat([scales for _, scales in parts])
+    coded = [coded_blocks(part, how.block_size) for part in flat.split(QUANTISED_AT_ONCE)]
+    return torch.cat([codes for codes, _ in coded]), torch.cat([scales for _, scales in coded])
+
+
+def coded_blocks(values: Tensor, block: int, *, fast: bool = True) -> tuple[Tensor, Tensor]:
+    """Codes and scales of [n] values. bitsandbytes' torch code for this asks `bucketize`, which on a CPU takes many times what the
+    fifteen comparisons here take, with the same result."""
+    if not fast or values.numel() % block:
+        codes, state = functional().quantize_4bit(values, blocksize=block, quant_type="nf4")
+        return codes.view(-1), state.absmax
+    each = values.float().view(-1, block)
+    scales = each.abs().amax(1)
+    scaled = (each * (1.0 / scales.clamp(min=1e-38)).view(-1, 1)).clamp_(-1, 1).view(-1)
+    codes, above = torch.zeros_like(scaled, dtype=torch.uint8), torch.empty_like(scaled, dtype=torch.bool)
+    for bound in _bounds():
+        codes.add_(torch.gt(scaled, bound, out=above))
+    return codes[::2].bitwise_left_shift(4).bitwise_or_(codes[1::2]), scales
+
+
+@functools.cache
+def _bounds() -> tuple[float, ...]:
+    """Where one code ends and the next begins: halfway between the values of NF4."""
+    table: Tensor = functional().get_4bit_type("nf4", device="cpu")
+    return tuple(((table[1:] + table[:-1]) / 2).tolist())
 
 
 def _dequantised(codes: Tensor, scales: Tensor, shape: tuple[int, int], dtype: torch.dtype, block: int) -> Tensor:
