@@ -88,3 +88,13 @@ def test_shared_and_packed_layouts_hold_the_same_targets() -> None:
         assert packed.ids[packed.sources].tolist() == shared.ids[shared.sources].tolist()
         assert packed.positions[packed.sources].tolist() == shared.positions[shared.sources].tolist()
         assert packed.tokens == shared.tokens
+
+
+def test_filling_adds_a_segment_that_nobody_reads() -> None:
+    plain, filled = (make_layout([A, B], share_prefix=False, fill=fill) for fill in (False, True))
+    assert len(filled.ids) == 32
+    assert filled.segments == (*plain.segments, Segment(21, 32))
+    assert filled.positions[21:].tolist() == [0] * 11
+    assert filled.tokens == 21
+    assert torch.equal(filled.sources, plain.sources)
+    assert torch.equal(filled.ids[:21], plain.ids)

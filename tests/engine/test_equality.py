@@ -16,8 +16,8 @@ from tutelage.encode.types import Encoded, Segment
 from tutelage.engine import attention
 from tutelage.engine import plan as plans
 from tutelage.engine.backbone import make_backbone
-from tutelage.engine.decoder import Keep
 from tutelage.engine.loss import Head, linear_cross_entropy
+from tutelage.engine.stack import Keep
 from tutelage.methods import METHODS
 from tutelage.methods.lora import lora_layers
 from tutelage.recipe import FullSpec, LoraSpec, QloraSpec
@@ -96,6 +96,7 @@ def test_every_execution_gives_the_plain_loss_and_gradients(
         "alone, fast": alone,
         "packed": [make_layout(examples, share_prefix=False)],
         "packed, shared prefix": [make_layout(examples, share_prefix=True)],
+        "packed, filled": [make_layout(examples, share_prefix=True, fill=True)],
         "two micro-batches": [
             make_layout(examples[:1], share_prefix=False),
             make_layout(examples[1:], share_prefix=False),
@@ -165,12 +166,14 @@ def test_a_packed_row_does_not_see_its_neighbour(model_folder: Callable[[str], P
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
-@pytest.mark.parametrize("block", [7, 256])
+@pytest.mark.parametrize(("block", "short"), [(7, 0), (256, 0), (256, 128)])
 @pytest.mark.parametrize(("causal", "window"), [(True, None), (False, None), (True, 5), (False, 5)])
 def test_attention_in_blocks_of_queries_is_plain_attention(
-    causal: bool, window: int | None, block: int, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+    causal: bool, window: int | None, block: int, short: int, softcap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plans, "QUERY_BLOCK", block)
+    monkeypatch.setattr(plans, "SHORT", short)
+    plans.bundled.cache_clear()
     torch.manual_seed(0)
     q, k, v = (torch.randn(h, 60, 8, dtype=torch.float64, requires_grad=True) for h in (4, 2, 2))
     plan = plans.Plan((Segment(0, 13), Segment(13, 40, 0), Segment(40, 60, 0)))
@@ -180,6 +183,7 @@ def test_attention_in_blocks_of_queries_is_plain_attention(
     torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
     for got, want in zip(torch.autograd.grad((ours**2).sum(), (q, k, v)), wanted):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-11)
+    plans.bundled.cache_clear()
 
 
 @pytest.mark.parametrize("head", ["plain", "bias", "scaled", "soft-capped"])

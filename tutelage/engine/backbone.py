@@ -5,7 +5,7 @@ with separate rows, on a few tokens. A model that fails a comparison runs the pl
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tutelage.encode.types import Layout, Segment
 from tutelage.engine.attention import NAME, register
-from tutelage.engine.decoder import Keep, Stack
+from tutelage.engine.decoder import DecoderStack
+from tutelage.engine.encoder import EncoderStack
 from tutelage.engine.loss import Head
 from tutelage.engine.plan import Plan
+from tutelage.engine.stack import Keep, Stack
 
 PROBE_TOKENS = 16
 # fp64 models still hold fp32 roundings of their own (norms, softmax in eager attention)
@@ -60,6 +62,7 @@ class Backbone:
         """[M, H]: the last hidden state at each of the layout's sources; the last layer's second half runs on no other row."""
         if fast and self.stack:
             rows, where = torch.unique(layout.sources, return_inverse=True)
+            rows = _filled(rows, len(layout.ids))
             states = self.stack.run(layout, self.keep, rows)
             if states is not None:
                 return states[where]
@@ -78,6 +81,14 @@ class Backbone:
         plan = Plan(layout.segments, fast)
         positions = layout.positions[None] + self.first_position
         return module(input_ids=layout.ids[None], position_ids=positions, use_cache=False, plan=plan, **types)
+
+
+def _filled(rows: Tensor, tokens: int) -> Tensor:
+    """`rows` with some others of `tokens` behind them, up to a round number (see `encode.layout.make_layout`)."""
+    count = min(-len(rows) % 32, tokens - len(rows))
+    others = torch.ones(tokens, dtype=torch.bool, device=rows.device)
+    others[rows] = False
+    return torch.cat((rows, torch.nonzero(others)[:count, 0]))
 
 
 def make_backbone(model: Any) -> Backbone:
@@ -100,7 +111,7 @@ def make_backbone(model: Any) -> Backbone:
         model.set_attn_implementation(original)
         notes.append(f"{config.model_type} cannot keep packed rows apart: one row per micro-batch")
     backbone = Backbone(model, model.base_model, head, scale, softcap, packs, plain, tuple(notes), attention=original)
-    return _with_stack(backbone) if packs else backbone
+    return with_stack(backbone)
 
 
 def checkpoint_layers(model: Any, on: bool) -> None:
@@ -117,10 +128,13 @@ def checkpoint_layers(model: Any, on: bool) -> None:
         layer.training = on
 
 
-def _with_stack(backbone: Backbone) -> Backbone:
+B = TypeVar("B", bound=Backbone)
+
+
+def with_stack(backbone: B) -> B:
     """The same with hand-written layers, if they are known for this model and give what its own forward gives."""
-    stack = Stack.of(backbone.model)
-    if stack is None:
+    stack = DecoderStack.of(backbone.model) or EncoderStack.of(backbone.model, backbone.first_position)
+    if stack is None or not backbone.packs:
         return backbone
     ids = _probe_ids(backbone.model, PROBE_TOKENS)
     none = torch.empty(0, dtype=torch.int64, device=ids.device)

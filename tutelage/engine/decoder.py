@@ -3,15 +3,14 @@
 transformers' own layer costs, beside its matrix products, some forty passes over the activations per direction, and autograd
 saves the result of most. Here a layer saves its input, the heads' queries, keys, values and output, and the gated unit's two
 inputs; norms and the gate are computed again in the backward, where they cost less than reading them from memory.
-`Stack.of` recognises a model by its type and the exact shape of its layers, and `engine/backbone.py` compares the result with
-the model's own forward before it is used; every other model runs its own forward.
+`DecoderStack.of` recognises a model by its type and the exact shape of its layers, and `engine/backbone.py` compares the
+result with the model's own forward before it is used; every other model runs its own forward.
 
 Per layer (Touvron et al. 2023, arXiv 2302.13971 §2.2): x + o(attention(rope(q), rope(k), v)) of norm(x), then
 x + down(silu(gate) · up) of norm(x).
 """
 
 from dataclasses import dataclass, fields
-from enum import IntEnum
 from typing import Any
 
 import torch
@@ -22,19 +21,12 @@ from tutelage.encode.types import Layout
 from tutelage.engine import packed
 from tutelage.engine.plan import Plan
 from tutelage.engine.product import Norm, Products, expressible, normed
+from tutelage.engine.stack import Keep
 
 TYPES = ("llama", "mistral", "qwen2", "qwen3")
 ONE_WINDOW = ("mistral",)  # every layer's window is the config's; elsewhere a layer has its own
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 GATED = ("gate_proj", "up_proj", "down_proj")
-
-
-class Keep(IntEnum):
-    """What a layer saves between its forward and its backward; the rest is computed again."""
-
-    INPUT = 0  # only its input
-    ATTENTION = 1  # and queries, keys, values and the heads' output
-    ALL = 2  # and the gated unit's two inputs
 
 
 @dataclass(frozen=True)
@@ -122,7 +114,7 @@ class Acts:
     ATTENTION = ("rate", "q", "k", "v", "raw_q", "raw_k", "out", "qkv_images", "o_images", "middle", "middle_rate")
     GATED = ("gate", "up", "gate_up_images")
 
-    def put_away(self, keep: "Keep") -> list[Tensor | None]:
+    def put_away(self, keep: Keep) -> list[Tensor | None]:
         """The tensors that stay in memory until the backward, in the order of the fields; None: computed again."""
         forgotten = (*(self.ATTENTION if keep < Keep.ATTENTION else ()), *(self.GATED if keep < Keep.ALL else ()))
         return [None if field.name in forgotten else getattr(self, field.name) for field in fields(self)]
@@ -235,20 +227,20 @@ def attention_backward(
 
 
 @dataclass(frozen=True)
-class Stack:
+class DecoderStack:
     """The body of a recognised model."""
 
     body: Any
 
     @staticmethod
-    def of(model: Any) -> "Stack | None":
+    def of(model: Any) -> "DecoderStack | None":
         """The stack of a model whose type is known and whose layers have exactly the expected parts."""
         body, config = model.base_model, model.config
         if config.model_type not in TYPES or config.hidden_act != "silu" or getattr(config, "attention_dropout", 0):
             return None
         if {name for name, _ in body.named_children()} != {"embed_tokens", "layers", "norm", "rotary_emb"}:
             return None
-        return Stack(body) if all(_expected(layer) for layer in body.layers) else None
+        return DecoderStack(body) if all(_expected(layer) for layer in body.layers) else None
 
     def run(self, layout: Layout, keep: Keep, pick: Tensor | None) -> Tensor | None:
         """[N, H] last hidden states, or those of the rows `pick` alone; None if a layer must run its own forward."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tutelage.encode.types import Layout, Segment
 from tutelage.engine.attention import NAME, register
-from tutelage.engine.backbone import PROBE_TOKENS, Backbone, close
+from tutelage.engine.backbone import PROBE_TOKENS, Backbone, close, with_stack
 from tutelage.engine.plan import Plan
 
 Apply = Callable[[Tensor], Tensor]
@@ -39,7 +39,7 @@ class Headed(Backbone):
             logits = outputs(out)
             scores = logits if logits.shape[0] == len(layout.sources) else logits[layout.sources]
         else:
-            scores = self.apply(torch.index_select(self.hidden(layout, fast=fast), 0, layout.sources))
+            scores = self.apply(self.at_sources(layout, fast=fast))
         return scores if scores.dtype == torch.float64 else scores.float()
 
 
@@ -69,10 +69,11 @@ def make_headed(model: Any) -> Headed:
         model.set_attn_implementation(original)
         if rule is not None:
             notes.append(f"{kind} cannot keep packed rows apart: one row per micro-batch")
-    return Headed(
+    headed = Headed(
         model, model.base_model, model, 1.0, None, packs, rule is None, tuple(notes), shares=packs and _is_causal(model),
         first_position=first or 0, apply=rule or _nothing, last=last,
     )  # fmt: skip
+    return with_stack(headed)
 
 
 def _probe(model: Any, count: int, number: int) -> Tensor:

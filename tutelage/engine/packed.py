@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from tutelage.encode.types import Segment
-from tutelage.engine.plan import Block, Plan, blocks, with_parent
+from tutelage.engine import bundles
+from tutelage.engine.plan import Block, Plan, blocks, bundled, with_parent
 
 
 def forward(
@@ -22,7 +23,10 @@ def forward(
     """Queries already scaled → [N, Hk, G, D]."""
     heads, tokens, groups, _ = q.shape
     out = q.new_empty(tokens, heads, groups, v.shape[-1])
-    for segment in plan.segments:
+    together, apart = bundled(plan.segments, window, q.device)
+    for bundle in together:
+        bundles.forward(q, k, v, bundle, causal, softcap, out)
+    for segment in apart:
         keys, values = with_parent(k, plan, segment), with_parent(v, plan, segment)
         for block in blocks(plan, segment, causal, window):
             p, _ = _weights(q, keys, block, causal, window, softcap)
@@ -40,12 +44,18 @@ def backward(
     less = _less_delta(grad, out)
     ones = v.new_ones(*v.shape[:2], less.shape[-1] - v.shape[-1])
     wide = torch.cat((v, ones), dim=-1)  # the product with `less` is gvᵀ - delta: no pass over [T, T] to subtract it
-    for segment in plan.segments:
+    together, apart = bundled(plan.segments, window, q.device)
+    first = [bundle for bundle in together if bundle.stop == bundle.start]  # parents are written before children add
+    for bundle in first:
+        bundles.backward(less, q, k, wide, bundle, causal, softcap, dq, dk, dv)
+    for segment in apart:
         keys, values = with_parent(k, plan, segment), with_parent(wide, plan, segment)
         parts = list(blocks(plan, segment, causal, window))
         dkeys, dvalues = _segment_backward(less, q, keys, values, v.shape[-1], dq, parts, causal, window, softcap)
         _add(dk, dkeys, plan, segment)
         _add(dv, dvalues, plan, segment)
+    for bundle in together[len(first) :]:
+        bundles.backward(less, q, k, wide, bundle, causal, softcap, dq, dk, dv)
     return dq, dk, dv
 
 

@@ -1,6 +1,7 @@
 """What attention must know of a layout, and which keys a block of its queries may see."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,6 +13,9 @@ from tutelage.encode.types import Segment
 # Rows of queries handled at once: on this many the causal half that is never looked at (a quarter of a 512-token row) is
 # worth more than the extra calls cost, and no more than [heads, 256, T] scores are ever held.
 QUERY_BLOCK = 256
+# Segments of at most so many tokens are padded to a common length and multiplied together: a product per segment of 16
+# tokens and 12 heads costs 19 µs, of which its 0.2 million operations are none.
+SHORT = 128
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,75 @@ def allowed(rows: range, columns: range, causal: bool, window: int | None, devic
     if window is not None:
         mask = mask & (i - j < window) & (j - i < window)
     return mask
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Short segments of one parent, or of none, padded to one length L: S x L places, some segments empty.
+
+    `index` [S·L] is the token at each place (a segment's first where it has ended), `ended` [S, L] is true there, `where`
+    [n] are the places that hold a token, and `tokens` [n] those tokens. Keys [start, stop) are the parent's. S and L are
+    round numbers, as a new shape of a product costs oneDNN more than the product.
+    """
+
+    start: int
+    stop: int
+    index: Tensor
+    ended: Tensor
+    where: Tensor
+    tokens: Tensor
+
+    @staticmethod
+    def of(segments: Sequence[Segment], keys: tuple[int, int], device: torch.device) -> "Bundle":
+        """The bundle of `segments`, whose parent has `keys`."""
+        empty = [Segment(segments[0].start, segments[0].start)] * (-len(segments) % 4)
+        starts = torch.tensor([[s.start] for s in (*segments, *empty)], device=device)
+        stops = torch.tensor([[s.stop] for s in (*segments, *empty)], device=device)
+        longest = max(s.stop - s.start for s in segments)
+        places = starts + torch.arange(-(-longest // 8) * 8, device=device)
+        ended = places >= stops
+        index = torch.where(ended, starts, places).flatten()
+        where = (~ended).flatten().nonzero()[:, 0]
+        return Bundle(*keys, index, ended, where, index[where])
+
+    def hide(self, scores: Tensor, causal: bool) -> None:
+        """Put -inf in place where a query may not see a key: scores [heads, S, L, groups, L]. Queries without a token see some."""
+        if causal:  # the places behind a segment's end lie ahead of all its tokens
+            length = scores.shape[-1]
+            scores.masked_fill_(~allowed(range(length), range(length), True, None, scores.device)[:, None], -math.inf)
+        else:
+            hidden = self.ended.clone()
+            hidden[:, 0] = False  # an empty segment's queries must see something, too
+            scores.masked_fill_(hidden[:, None, None, :], -math.inf)
+
+
+@lru_cache(maxsize=4)
+def bundled(
+    segments: tuple[Segment, ...], window: int | None, device: torch.device
+) -> tuple[tuple[Bundle, ...], tuple[Segment, ...]]:
+    """Segments that are computed together, those without a parent first, and the others, in their order.
+
+    In a bundle no segment is shorter than half of the longest, so that padding never costs more than it saves; and one
+    has no more than 512 places, which with a parent's keys bounds the scores as a block of queries does.
+    """
+    plan, families = Plan(segments), dict[tuple[int, int], list[Segment]]()
+    for segment in sorted(segments, key=lambda s: s.start - s.stop):
+        length = segment.stop - segment.start
+        if 0 < length <= SHORT and (window is None or plan.inherited(segment) + length <= window):
+            families.setdefault(plan.keys(segment), []).append(segment)
+    chosen: list[tuple[tuple[int, int], list[Segment]]] = []
+    for keys, members in sorted(families.items()):
+        while members:
+            longest = members[0].stop - members[0].start
+            group = [s for s in members if 2 * (s.stop - s.start) > longest][: max(1, 512 // longest)]
+            members = members[len(group) :]
+            if len(group) > 1:
+                chosen.append((keys, group))
+    together = {segment for _, group in chosen for segment in group}
+    return (
+        tuple(Bundle.of(group, keys, device) for keys, group in chosen),
+        tuple(segment for segment in segments if segment not in together),
+    )
 
 
 @dataclass(frozen=True, slots=True)

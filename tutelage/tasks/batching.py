@@ -23,10 +23,12 @@ def groups(rows: Sequence[Encoded], plan: ExecutionPlan) -> list[list[int]]:
 
 def packed(rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Layout]:
     """The rows as packed micro-batches."""
-    return [
-        make_layout([rows[i] for i in group], share_prefix=plan.packed and plan.share_prefix, device=plan.device)
-        for group in groups(rows, plan)
-    ]
+    return [_layout([rows[i] for i in group], plan) for group in groups(rows, plan)]
+
+
+def _layout(rows: Sequence[Encoded], plan: ExecutionPlan) -> Layout:
+    share = plan.packed and plan.share_prefix
+    return make_layout(rows, share_prefix=share, fill=plan.packed, device=plan.device)
 
 
 def per_row(rows: Sequence[Encoded], plan: ExecutionPlan, compute: Callable[[Layout], Tensor]) -> list[Tensor]:
@@ -35,8 +37,7 @@ def per_row(rows: Sequence[Encoded], plan: ExecutionPlan, compute: Callable[[Lay
     with torch.no_grad():
         for group in groups(rows, plan):
             chosen = [rows[i] for i in group]
-            share = plan.packed and plan.share_prefix
-            values = compute(make_layout(chosen, share_prefix=share, device=plan.device)).cpu()
+            values = compute(_layout(chosen, plan)).cpu()
             counts = [len(scored(row)[0]) for row in chosen]
             results |= dict(zip(group, torch.split(values, counts)))
     return [results[i] for i in range(len(rows))]

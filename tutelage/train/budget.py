@@ -11,10 +11,10 @@ import torch
 from tutelage.encode.layout import make_layout
 from tutelage.encode.rows import Rows
 from tutelage.encode.types import Encoded
-from tutelage.engine.decoder import Keep
 from tutelage.engine.loss import CHUNK_VALUES
 from tutelage.engine.memory import Room, room, saved_bytes
 from tutelage.engine.plan import QUERY_BLOCK
+from tutelage.engine.stack import Keep
 from tutelage.train.loop import MIN_BUDGET, TrainState
 
 PROBES = (24, 72)  # tokens of two forward passes; what does not grow between them is not per token

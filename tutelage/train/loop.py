@@ -16,9 +16,9 @@ import torch
 from tutelage.encode.batches import Batches
 from tutelage.encode.types import Encoded, Layout
 from tutelage.engine.backbone import Backbone
-from tutelage.engine.decoder import Keep
 from tutelage.engine.loss import LossSum
 from tutelage.engine.precision import ExecutionPlan
+from tutelage.engine.stack import Keep
 from tutelage.errors import CheckFailedError, OutOfMemoryError, OutputError, is_out_of_memory
 from tutelage.methods.types import Trainable
 from tutelage.recipe import OptimSpec, SaveSpec, ValidateSpec

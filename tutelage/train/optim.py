@@ -26,19 +26,23 @@ class Optimizer:
     """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) whose state and weights are fp32 whatever the model computes in.
 
     A parameter stored in less than fp32 gets an fp32 master; its gradients are added up in fp32 across micro-batches.
-    Matrices decay, biases and norm weights (one dimension) do not.
+    Matrices decay, biases and norm weights (one dimension) do not. Of a parameter in `rows` only those rows [R] train
+    (`used_rows`): its master is them, and its gradient may be sparse.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], spec: OptimSpec) -> None:
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], spec: OptimSpec, rows: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.spec = spec
         self.parameters = dict(parameters)
+        self.rows = dict(rows or {})
         self.masters: dict[str, Tensor] = {}
         self.buffers: dict[
             str, Tensor
         ] = {}  # a master's gradient between steps: new memory at each costs its page faults
         for name, parameter in self.parameters.items():
-            exact = parameter.dtype in (torch.float32, torch.float64)
-            self.masters[name] = parameter if exact else parameter.detach().float().requires_grad_(True)
+            exact = parameter.dtype in (torch.float32, torch.float64) and name not in self.rows
+            self.masters[name] = parameter if exact else self._master(name, parameter)
             if not exact:
                 parameter.register_post_accumulate_grad_hook(self._into_master(name))  # type: ignore[no-untyped-call]
         decay = [m for m in self.masters.values() if m.dim() > 1]
@@ -65,15 +69,29 @@ class Optimizer:
                     "exp_avg": torch.zeros_like(master), "exp_avg_sq": torch.zeros_like(master),
                 }  # fmt: skip
 
+    def _master(self, name: str, parameter: nn.Parameter) -> Tensor:
+        values = parameter.detach()
+        if name in self.rows:
+            values = values[self.rows[name]]
+        return values.to(torch.float64 if values.dtype == torch.float64 else torch.float32).requires_grad_(True)
+
     def _into_master(self, name: str):  # type: ignore[no-untyped-def]
         def move(parameter: Tensor) -> None:
             gradient, parameter.grad = parameter.grad, None
             assert gradient is not None
             master = self.masters[name]
-            if master.grad is None:
+            first = master.grad is None
+            if first:
                 if name not in self.buffers:
                     self.buffers[name] = torch.empty_like(master)
-                master.grad = self.buffers[name].copy_(gradient)
+                master.grad = self.buffers[name]
+            assert master.grad is not None
+            if gradient.is_sparse:
+                places = torch.searchsorted(self.rows[name], gradient._indices()[0])
+                into = master.grad.zero_() if first else master.grad
+                into.index_add_(0, places, gradient._values().to(into.dtype))
+            elif first:
+                master.grad.copy_(gradient)
             else:
                 master.grad.add_(gradient)
 
@@ -110,7 +128,9 @@ class Optimizer:
         """Copy masters into the parameters that the model computes with."""
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                if self.masters[name] is not parameter:
+                if name in self.rows:
+                    parameter.index_copy_(0, self.rows[name], self.masters[name].to(parameter.dtype))
+                elif self.masters[name] is not parameter:
                     parameter.copy_(self.masters[name])
 
     def state(self) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from tutelage.tasks.batching import varied
 from tutelage.train.loop import TrainState
 from tutelage.train.material import Material
 from tutelage.train.optim import Optimizer
+from tutelage.train.used_rows import used_rows
 
 # Micro-batch budgets. On a CPU 1,024 tokens fill the matrix products; full fine-tuning adds up all gradients once more per
 # micro-batch, so the usual step of 8 rows should be one.
@@ -70,8 +71,10 @@ def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: 
     trainable = METHODS.get(recipe.method.kind).prepare(model, recipe.method, seed=recipe.seed)
     set_training(model)
     start_threads()
+    varies = hasattr(material.task, "vary")  # then ids occur that are in no row
+    rows = {} if varies else used_rows(model, trainable.parameters, material.train.rows, recipe.optim.weight_decay)
     state = TrainState(
-        backbone=backbone, trainable=trainable, optimizer=Optimizer(trainable.parameters, recipe.optim),
+        backbone=backbone, trainable=trainable, optimizer=Optimizer(trainable.parameters, recipe.optim, rows),
         loss_of=material.task.loss, layouts_of=material.task.layouts,
         vary=functools.partial(varied, material.task), train_rows=material.train.rows, validation_rows=material.validation.rows,
         optim=recipe.optim, saving=recipe.save, validating=recipe.validate_,

@@ -11,6 +11,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from tutelage.encode.types import Encoded, Layout, Segment
 from tutelage.engine import attention, decoder, lora_linear, loss, packed, plan
+from tutelage.engine.stack import Keep
 from tutelage.models.tiny import KINDS
 from tutelage.recipe import FullSpec, LoraSpec
 from tutelage.tasks.batching import packed as layouts
@@ -153,9 +154,9 @@ def test_a_gradient_that_is_off_by_a_thousandth_is_noticed(
 
 
 def test_a_switch_that_recomputes_nothing_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    right = decoder.Stack.run
+    right = decoder.DecoderStack.run
     monkeypatch.setattr(
-        decoder.Stack, "run", lambda stack, layout, keep, pick: right(stack, layout, decoder.Keep.ALL, pick)
+        decoder.DecoderStack, "run", lambda stack, layout, keep, pick: right(stack, layout, Keep.ALL, pick)
     )
     found = outcomes(tiny_subject("llama"), LORA, tmp_path)
     assert failing(found) == {"recompute gated units = keep all", "recompute layers = keep all"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tutelage.engine.decoder import Keep
+from tutelage.engine.stack import Keep
 from tutelage.methods.lora import lora_layers
 from tutelage.methods.types import MethodSpec
 from tutelage.train.loop import TrainState

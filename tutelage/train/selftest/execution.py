@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from tutelage.encode.layout import shared_prefix
 from tutelage.encode.types import Encoded
 from tutelage.engine.attention import NAME
-from tutelage.engine.decoder import Keep
 from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.memory import saved_bytes
+from tutelage.engine.stack import Keep
 from tutelage.tasks.batching import packed as layouts
 from tutelage.train.loop import TrainState, accumulate
 

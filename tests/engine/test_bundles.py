@@ -1,0 +1,57 @@
+"""Short segments multiplied together: the same attention as one by one, whatever their lengths, parents and windows."""
+
+import pytest
+import torch
+
+from tutelage.encode.types import Segment
+from tutelage.engine import attention
+from tutelage.engine.plan import SHORT, Plan, bundled
+
+CPU = torch.device("cpu")
+
+
+def segments(seed: int, parent: int) -> tuple[Segment, ...]:
+    """Rows of 1 to 40 tokens, and one of more than `SHORT`; behind a parent of that many tokens, if any."""
+    lengths = [*(1 + torch.randperm(40, generator=torch.Generator().manual_seed(seed))[:13]).tolist(), SHORT + 9]
+    made = [Segment(0, parent)] if parent else []
+    for length in lengths:
+        start = made[-1].stop if made else 0
+        made.append(Segment(start, start + length, 0 if parent else None))
+    return tuple(made)
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("parent", [0, 11, 150])
+@pytest.mark.parametrize(("causal", "window"), [(True, None), (False, None), (True, 25), (False, 25)])
+def test_bundles_give_plain_attention_and_its_gradients(
+    causal: bool, window: int | None, parent: int, softcap: float | None
+) -> None:
+    torch.manual_seed(0)
+    plan = Plan(segments(0, parent))
+    tokens = plan.segments[-1].stop
+    q, k, v = (torch.randn(h, tokens, 8, dtype=torch.float64, requires_grad=True) for h in (4, 2, 2))
+    expected = attention.reference(q, k, v, plan, 0.3, causal, window, softcap)
+    wanted = torch.autograd.grad((expected**2).sum(), (q, k, v))
+    ours = attention.fast(q, k, v, plan, 0.3, causal, window, softcap)
+    torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+    for got, want in zip(torch.autograd.grad((ours**2).sum(), (q, k, v)), wanted):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("parent", [0, 11])
+def test_every_token_is_computed_once(parent: int) -> None:
+    layout = segments(1, parent)
+    together, apart = bundled(layout, None, CPU)
+    seen = [token for bundle in together for token in bundle.tokens.tolist()]
+    seen += [token for segment in apart for token in range(segment.start, segment.stop)]
+    assert sorted(seen) == list(range(layout[-1].stop))
+    assert len(apart) < 5
+    assert all(bundle.stop == parent for bundle in together)
+    assert all(bundle.index.numel() <= 512 + 3 * bundle.ended.shape[1] for bundle in together)
+
+
+def test_a_window_that_hides_something_keeps_its_segment_apart() -> None:
+    layout = (Segment(0, 20), Segment(20, 40), Segment(40, 50), Segment(50, 60))
+    together, apart = bundled(layout, 15, CPU)
+    assert apart == layout[:2]
+    assert [bundle.tokens.tolist() for bundle in together] == [list(range(40, 60))]

@@ -1,0 +1,82 @@
+"""The hand-written encoder layers against each family's own forward: hidden states and every gradient."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from tutelage.encode.types import Layout, Segment
+from tutelage.engine.attention import NAME, register
+from tutelage.engine.backbone import Backbone, with_stack
+from tutelage.engine.stack import Keep
+from tutelage.methods import METHODS
+from tutelage.recipe import FullSpec, LoraSpec
+
+SIZES = {
+    "vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+    "max_position_embeddings": 80, "pad_token_id": 1, "initializer_range": 0.2,
+}  # fmt: skip
+DISTIL = {"vocab_size": 90, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "pad_token_id": 1}
+KINDS: dict[str, dict[str, Any]] = {
+    "bert": {**SIZES, "hidden_act": "gelu_new"}, "roberta": SIZES, "xlm-roberta": SIZES, "camembert": SIZES,
+    "electra": {**SIZES, "embedding_size": 16}, "distilbert": DISTIL,
+}  # fmt: skip
+FIRST = {"roberta": 2, "xlm-roberta": 2, "camembert": 2}  # behind the padding index
+
+
+def backbone_of(kind: str, method: str) -> tuple[Backbone, dict[str, torch.nn.Parameter]]:
+    torch.manual_seed(0)
+    register()
+    config = transformers.CONFIG_MAPPING[kind](**KINDS[kind])
+    model = transformers.AutoModel.from_config(config).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    model.set_attn_implementation(NAME)
+    draft = Backbone(
+        model, model.base_model, model, 1.0, None, packs=True, plain_logits=False, first_position=FIRST.get(kind, 0)
+    )
+    backbone = with_stack(draft)
+    spec = LoraSpec(rank=4, alpha=8) if method == "lora" else FullSpec()
+    trainable = METHODS.get(method).prepare(model, spec, seed=0)
+    for parameter in trainable.parameters.values():
+        parameter.data = (torch.randn_like(parameter) * 0.3 if method == "lora" else parameter).double()
+    return backbone, trainable.parameters
+
+
+def layout() -> Layout:
+    segments = (Segment(0, 12), Segment(12, 17), Segment(17, 34), Segment(34, 41))
+    positions = torch.cat([torch.arange(s.stop - s.start) for s in segments])
+    sources, none = torch.tensor([0, 0, 12, 19, 40]), torch.empty(0)
+    return Layout(torch.arange(2, 43) % 90, positions, segments, sources, none, none, 41)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_hand_written_layers_are_the_models_own(kind: str, method: str) -> None:
+    backbone, parameters = backbone_of(kind, method)
+    assert backbone.stack is not None
+    results = {}
+    for name, fast, keep in (("own", False, Keep.ALL), *((k.name, True, k) for k in Keep)):
+        for parameter in parameters.values():
+            parameter.grad = None
+        states = replace(backbone, keep=keep).at_sources(layout(), fast=fast)
+        (states**2 * torch.arange(1, states.numel() + 1).view(states.shape) / 100).sum().backward()
+        results[name] = (states.detach(), {n: p.grad for n, p in parameters.items()})
+    expected, gradients = results.pop("own")
+    trained = {name for name, gradient in gradients.items() if gradient is not None}
+    assert len(trained) >= 24
+    for states, found in results.values():
+        torch.testing.assert_close(states, expected, rtol=1e-9, atol=1e-11)
+        for parameter in trained:
+            got, want = found[parameter], gradients[parameter]
+            assert float(want.norm()) > 0 or "key.bias" in parameter or "k_lin.bias" in parameter
+            torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-9)
+
+
+def test_a_model_with_another_part_runs_its_own_forward() -> None:
+    config = transformers.CONFIG_MAPPING["bert"](**SIZES, is_decoder=True, add_cross_attention=True)
+    model = transformers.AutoModel.from_config(config)
+    assert with_stack(Backbone(model, model, model, 1.0, None, packs=True, plain_logits=False)).stack is None

@@ -1,0 +1,263 @@
+"""The encoder layer of BERT and its relatives as one function with a hand-written backward.
+
+As `decoder.py` does for Llama's: what a layer saves is its input, the heads' queries, keys, values and output, the two sums
+before its norms and the input of its activation. `EncoderStack.of` recognises a model by its type and the exact parts of its
+layers, and `engine/backbone.py` compares the result with the model's own forward before it is used.
+
+Per layer (Devlin et al. 2018, arXiv 1810.04805 §3; Vaswani et al. 2017, arXiv 1706.03762 §3.1):
+n = norm(x + o(attention(q, k, v))) of x, then norm(n + down(act(up(n)))).
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+from tutelage.encode.types import Layout
+from tutelage.engine import packed
+from tutelage.engine.plan import Plan
+from tutelage.engine.product import Products, expressible
+from tutelage.engine.stack import Keep
+
+
+@dataclass(frozen=True)
+class Names:
+    """Where a family's layers are, and the parts of each: q, k, v, o, up, down, and the two norms."""
+
+    layers: str
+    linear: tuple[str, str, str, str, str, str]
+    norms: tuple[str, str]
+
+
+BERT = Names(
+    "encoder.layer",
+    ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
+     "intermediate.dense", "output.dense"),
+    ("attention.output.LayerNorm", "output.LayerNorm"),
+)  # fmt: skip
+DISTILBERT = Names(
+    "transformer.layer",
+    ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2"),
+    ("sa_layer_norm", "output_layer_norm"),
+)
+FAMILIES = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), BERT), "distilbert": DISTILBERT,
+}  # fmt: skip
+APPROXIMATIONS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Ba et al. 2016, arXiv 1607.06450, over the last dimension."""
+
+    module: Any
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The result, the mean and 1 / the standard deviation [N, 1]."""
+        m = self.module
+        return torch.native_layer_norm(x, m.normalized_shape, m.weight, m.bias, m.eps)
+
+    def backward(self, g: Tensor, x: Tensor, mean: Tensor, rate: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """The gradient in x, and those of weight and bias (None if frozen)."""
+        m = self.module
+        wanted = [True, m.weight.requires_grad, m.bias.requires_grad]
+        dx, dweight, dbias = torch.ops.aten.native_layer_norm_backward(
+            g, x, m.normalized_shape, mean, rate, m.weight, m.bias, wanted
+        )
+        return dx, [dweight, dbias]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer in the engine's terms."""
+
+    qkv: Products
+    o: Products
+    up: Products
+    down: Products
+    first: LayerNorm
+    second: LayerNorm
+    heads: int
+    approximate: str  # of GELU
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All that may train, in the order of the gradients."""
+        products = [p for each in (self.qkv, self.o, self.up, self.down) for p in each.parameters]
+        return [*products, *(p for norm in (self.first, self.second) for p in (norm.module.weight, norm.module.bias))]
+
+
+Kept = Any  # a Tensor; None before it is computed, and while it is to be computed again
+
+
+@dataclass
+class Acts:
+    """A layer's activations on N tokens. The images are those of `Products`; means and rates are the norms'."""
+
+    x: Tensor
+    q: Kept = None  # [heads, N, 1, D], scaled
+    k: Kept = None  # [heads, N, D]
+    v: Kept = None
+    out: Kept = None  # [N, heads·D]
+    qkv_images: Kept = None
+    o_images: Kept = None
+    middle: Kept = None  # the first norm's input, on the picked rows, as all that follows
+    middle_mean: Kept = None
+    middle_rate: Kept = None
+    up: Kept = None
+    up_images: Kept = None
+    down_images: Kept = None
+    end: Kept = None  # the second norm's input
+    end_mean: Kept = None
+    end_rate: Kept = None
+
+    def put_away(self, keep: Keep) -> list[Tensor | None]:
+        """The tensors that stay in memory until the backward, in the order of the fields; None: computed again."""
+        if keep is Keep.INPUT:
+            return [self.x, *[None] * (len(fields(self)) - 1)]
+        forgotten = ("up",) if keep < Keep.ALL else ()
+        return [None if field.name in forgotten else getattr(self, field.name) for field in fields(self)]
+
+
+def attention_half(layer: Layer, acts: Acts, plan: Plan, pick: Tensor | None) -> Tensor:
+    """The first norm's result, after filling in everything before it."""
+    x, tokens = acts.x, acts.x.shape[0]
+    qkv, acts.qkv_images = layer.qkv.forward(x)
+    q, k, v = (t.view(tokens, layer.heads, -1).transpose(0, 1) for t in qkv)
+    acts.q = torch.mul(q, q.shape[-1] ** -0.5, out=q.new_empty(q.shape)).unsqueeze(2)
+    acts.k, acts.v = k.contiguous(), v.contiguous()
+    acts.out = packed.forward(acts.q, acts.k, acts.v, plan, False, None, None).view(tokens, -1)
+    (middle,), acts.o_images = layer.o.forward(acts.out if pick is None else acts.out[pick])
+    acts.middle = middle.add_(x if pick is None else x[pick])
+    n, acts.middle_mean, acts.middle_rate = layer.first.forward(middle)
+    return n
+
+
+def outer_half(layer: Layer, acts: Acts, n: Tensor) -> Tensor:
+    """The layer's result, after filling in everything between."""
+    (acts.up,), acts.up_images = layer.up.forward(n)
+    (end,), acts.down_images = layer.down.forward(gelu(acts.up, approximate=layer.approximate))
+    y, acts.end_mean, acts.end_rate = layer.second.forward(end.add_(n))
+    acts.end = end
+    return y
+
+
+class _Encode(torch.autograd.Function):
+    """One layer: x [N, H] → [N, H], or [M, H] where only the rows `pick` are wanted of it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, layer: Layer, plan: Plan, pick: Tensor | None, keep: Keep, *parameters: Tensor
+    ) -> Tensor:
+        acts = Acts(x)
+        y = outer_half(layer, acts, attention_half(layer, acts, plan, pick))
+        ctx.layer, ctx.plan = layer, plan
+        ctx.save_for_backward(pick, *acts.put_away(keep))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        layer, plan = ctx.layer, ctx.plan
+        pick, *tensors = ctx.saved_tensors
+        acts = Acts(*tensors)
+        if acts.middle is None:
+            outer_half(layer, acts, attention_half(layer, acts, plan, pick))
+        n = layer.first.forward(acts.middle)[0]
+        if acts.up is None:
+            acts.up = layer.up.forward(n)[0][0]
+        dn, outer, second = outer_backward(layer, gradients[0], acts, n)
+        dmiddle, first = layer.first.backward(dn, acts.middle, acts.middle_mean, acts.middle_rate)
+        dx, inner = attention_backward(layer, dmiddle, acts, plan, pick)
+        return (dx, *[None] * 4, *inner, *outer, *first, *second)
+
+
+Gradients = list[Tensor | None]
+
+
+def outer_backward(layer: Layer, dy: Tensor, acts: Acts, n: Tensor) -> tuple[Tensor, Gradients, Gradients]:
+    """The gradients in n, of the two products, and of the second norm."""
+    dend, norm = layer.second.backward(dy, acts.end, acts.end_mean, acts.end_rate)
+    dact, down = layer.down.backward([dend], gelu(acts.up, approximate=layer.approximate), acts.down_images)
+    dup = torch.ops.aten.gelu_backward(dact, acts.up, approximate=layer.approximate)
+    dn, up = layer.up.backward([dup], n, acts.up_images)
+    return dn.add_(dend), [*up, *down], norm
+
+
+def attention_backward(
+    layer: Layer, dmiddle: Tensor, acts: Acts, plan: Plan, pick: Tensor | None
+) -> tuple[Tensor, Gradients]:
+    """The gradient in x of the gradient in the middle, and those of the products."""
+    q, k, v, out = acts.q, acts.k, acts.v, acts.out
+    tokens = out.shape[0]
+    shape = (tokens, layer.heads, 1, q.shape[-1])
+    dout, o = layer.o.backward([dmiddle], out if pick is None else out[pick], acts.o_images)
+    if pick is not None:
+        dout, dmiddle = (t.new_zeros(tokens, t.shape[1]).index_copy_(0, pick, t) for t in (dout, dmiddle))
+    dq, dk, dv = packed.backward(dout.view(shape), q, k, v, out.view(shape), plan, False, None, None)
+    dq = dq.squeeze(2).mul_(q.shape[-1] ** -0.5)
+    gs = [g.transpose(0, 1).reshape(tokens, -1) for g in (dq, dk, dv)]
+    dx, qkv = layer.qkv.backward(gs, acts.x, acts.qkv_images)
+    return dx.add_(dmiddle), [*qkv, *o]
+
+
+@dataclass(frozen=True)
+class EncoderStack:
+    """The body of a recognised model. Positions count from `first_position`."""
+
+    body: Any
+    names: Names
+    first_position: int
+
+    @staticmethod
+    def of(model: Any, first_position: int = 0) -> "EncoderStack | None":
+        """The stack of a model whose type is known and whose layers have exactly the expected parts."""
+        body, config = model.base_model, model.config
+        names = FAMILIES.get(config.model_type)
+        if names is None or getattr(config, "is_decoder", False) or _activation(config) not in APPROXIMATIONS:
+            return None
+        stack = EncoderStack(body, names, first_position)
+        expected = {*names.linear, *names.norms}
+        for layer in stack.layers:
+            if {name for name, m in layer.named_modules() if list(m.parameters(recurse=False))} != expected:
+                return None
+        return stack
+
+    @property
+    def layers(self) -> Any:
+        """The model's layers."""
+        return self.body.get_submodule(self.names.layers)
+
+    def run(self, layout: Layout, keep: Keep, pick: Tensor | None) -> Tensor | None:
+        """[N, H] last hidden states, or those of the rows `pick` alone; None if a layer must run its own forward."""
+        layers = [layer for layer in map(self._layer, self.layers) if layer is not None]
+        if len(layers) < len(self.layers):
+            return None
+        x, plan = self._embedded(layout), Plan(layout.segments)
+        for index, layer in enumerate(layers):
+            rows = pick if index == len(layers) - 1 else None
+            x = _Encode.apply(x, layer, plan, rows, keep, *layer.parameters)  # type: ignore[no-untyped-call]
+        return x
+
+    def _embedded(self, layout: Layout) -> Tensor:
+        positions = layout.positions[None] + self.first_position
+        types = {} if layout.types is None else {"token_type_ids": layout.types[None]}
+        x: Tensor = self.body.embeddings(input_ids=layout.ids[None], position_ids=positions, **types)[0]
+        return self.body.embeddings_project(x) if hasattr(self.body, "embeddings_project") else x  # ELECTRA
+
+    def _layer(self, module: Any) -> Layer | None:
+        linear = [module.get_submodule(name) for name in self.names.linear]
+        if not all(expressible(each) for each in linear):
+            return None
+        q, k, v, o, up, down = linear
+        first, second = (LayerNorm(module.get_submodule(name)) for name in self.names.norms)
+        config = self.body.config
+        return Layer(
+            Products((q, k, v)), Products((o,)), Products((up,)), Products((down,)), first, second,
+            config.num_attention_heads, APPROXIMATIONS[_activation(config)],
+        )  # fmt: skip
+
+
+def _activation(config: Any) -> str:
+    return str(getattr(config, "hidden_act", None) or getattr(config, "activation", ""))
