@@ -203,7 +203,7 @@ def _quantise(weight: Tensor, how: Quantisation) -> tuple[Tensor, Tensor]:
     """Codes [values / 2], two in a byte, and fp32 scales [values / block]; in chunks, which end where blocks do."""
     flat = weight.reshape(-1)
     flat = flat.float() if flat.dtype == torch.float64 else flat
-    coded = [coded_blocks(part, how.block_size) for part in flat.split(QUANTISED_AT_ONCE)]
+    coded = [coded_blocks(part, how.block_size) for part in torch.split(flat, QUANTISED_AT_ONCE)]
     return torch.cat([codes for codes, _ in coded]), torch.cat([scales for _, scales in coded])
 
 
