@@ -126,7 +126,7 @@ def reference(ours: LoraLinear, x: Tensor, g: Tensor, dtype: torch.dtype) -> tup
     base: Nf4Linear = ours.base  # type: ignore[assignment]
     given, weight = x.clone().requires_grad_(), plain_values(base).to(dtype)
     a, b = ours.a.detach().clone().requires_grad_(), ours.b.detach().clone().requires_grad_()
-    y = nn.functional.linear(given, weight, base.bias) + (given @ a.to(dtype).t() @ b.to(dtype).t()) * ours.scale
+    y = nn.functional.linear(given, weight, base.bias()) + (given @ a.to(dtype).t() @ b.to(dtype).t()) * ours.scale
     y.backward(g)
     assert given.grad is not None and a.grad is not None and b.grad is not None  # noqa: PT018
     return y.detach(), given.grad, a.grad, b.grad

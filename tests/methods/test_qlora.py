@@ -19,6 +19,7 @@ from tutelage.errors import ModelError, RecipeError
 from tutelage.methods import METHODS, lora
 from tutelage.methods.opening import load_located, locate
 from tutelage.methods.qlora import QUANTISATION, dequantise, load_base, quantise, quantised, read_quantisation
+from tutelage.methods.targets import linear_names
 from tutelage.models.load import load_model, stored_dtype
 from tutelage.recipe import LoraSpec, QloraSpec
 
@@ -58,7 +59,7 @@ def run(model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFa
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
 def test_every_linear_layer_but_the_head_is_quantised(kind: str, model_folder: Callable[[str], Path]) -> None:
     plain, model = load_model(model_folder(kind), dtype=torch.float32), opened(model_folder(kind), torch.bfloat16)
-    names = lora.linear_names(plain)
+    names = linear_names(plain)
     assert [name for name, _ in quantised(model)] == names
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     for name, layer in quantised(model):
@@ -75,7 +76,7 @@ def test_a_layer_that_is_not_named_is_frozen_in_four_bits_too(model_folder: Call
     model = load_model(model_folder("llama"), dtype=torch.float32)
     trainable = METHODS.get("qlora").prepare(model, QloraSpec(rank=2, target_modules=["q_proj"]), seed=0)
     assert len(trainable.parameters) == 2 * 2
-    assert len(quantised(model)) == len(lora.linear_names(load_model(model_folder("llama"), dtype=torch.float32)))
+    assert len(quantised(model)) == len(linear_names(load_model(model_folder("llama"), dtype=torch.float32)))
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 1e-3)], ids=["fp32", "bf16"])

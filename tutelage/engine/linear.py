@@ -41,6 +41,15 @@ class BaseLinear(nn.Module, ABC):
     def like(self) -> Tensor:
         """A tensor with the dtype and the device of `dense()`."""
 
+    def product(self, x: Tensor) -> Tensor:
+        """x Wᵀ, without the bias."""
+        return x @ self.dense().t()
+
+    def bias(self) -> Tensor | None:
+        """b [out], or None."""
+        bias: Tensor | None = self.module().bias  # type: ignore[assignment]
+        return bias
+
 
 class DenseLinear(BaseLinear):
     """An nn.Linear as it is."""

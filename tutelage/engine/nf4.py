@@ -101,7 +101,7 @@ class Nf4Linear(BaseLinear):
             self.register_buffer("outer", state.absmax.view(torch.uint8))
         self.register_buffer("scales", scales.view(torch.uint8))
         self.register_buffer("compute", torch.empty(0, dtype=weight.dtype, device=weight.device), persistent=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.added = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     @staticmethod
     def of(module: nn.Module, how: Quantisation, scratch: Scratch) -> "Nf4Linear":
@@ -133,7 +133,7 @@ class Nf4Linear(BaseLinear):
     def matmul(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
             return _FrozenProduct.apply(x, self)  # type: ignore[no-untyped-call,no-any-return]
-        return linear(x, self._weight(x.dtype), self.bias)
+        return linear(x, self._weight(x.dtype), self.added)
 
     def matmul_t(self, g: Tensor, into: Tensor | None = None) -> Tensor:
         weight = self._weight(g.dtype)
@@ -141,6 +141,9 @@ class Nf4Linear(BaseLinear):
 
     def dense(self) -> Tensor:
         return self._weight(self.like.dtype).clone()
+
+    def bias(self) -> Tensor | None:
+        return self.added
 
     def add_(self, delta: Tensor) -> None:
         raise TypeError("NF4 blocks cannot take up a change: dequantise the model first")
@@ -152,11 +155,11 @@ class Nf4Linear(BaseLinear):
             plain: Any = (
                 Conv1D(*dense.shape)
                 if turned
-                else nn.Linear(self.in_features, self.out_features, self.bias is not None)
+                else nn.Linear(self.in_features, self.out_features, self.added is not None)
             )
         plain.weight = nn.Parameter(dense.t().contiguous() if turned else dense, requires_grad=False)
-        if self.bias is not None:
-            plain.bias = self.bias
+        if self.added is not None:
+            plain.bias = self.added
         return plain.eval()  # type: ignore[no-any-return]
 
     def _weight(self, dtype: torch.dtype) -> Tensor:

@@ -17,7 +17,8 @@ from tutelage.engine.linear import BaseLinear, base_linear
 from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.nf4 import Nf4Linear, Quantisation, Scratch, functional
 from tutelage.errors import ModelError, RecipeError
-from tutelage.methods.lora import Lora, linear_names
+from tutelage.methods.lora import Lora
+from tutelage.methods.targets import linear_names
 from tutelage.methods.types import METHODS, Trainable
 from tutelage.models.load import stored_dtype
 from tutelage.models.safety import read_object

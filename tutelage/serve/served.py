@@ -129,7 +129,8 @@ def _open_group(
         adapters = _fused(members, runner)
     if runner is None or len(adapters) < sum(place.adapter is not None for place in members.values()):
         say(
-            f"note: {first.model.name} runs through transformers, one stream after the other: its shape is not known here"
+            f"note: {first.model.name} runs through transformers, one stream after the other: "
+            "its shape, or the kind of an adapter over it, is not known here"
         )
         return {name: _plain(name, place, dtype, limits, threads) for name, place in members.items()}
     runner.adapters.update(adapters)
@@ -158,6 +159,8 @@ def _fused(members: dict[str, Located], runner: LlamaRunner) -> dict[str, Adapte
         if place.adapter is None:
             continue
         config, tensors = read_adapter(place.adapter)
+        if config.get("use_dora") or config.get("init_lora_weights") == "pissa":
+            continue  # not a plain addition to the weights
         scale = lora.scaling(int(config["r"]), float(config["lora_alpha"]), bool(config.get("use_rslora")))
         names = {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in tensors}
         if all(layer.startswith("model.layers.") and layer.split(".", 3)[3] in known for layer in names):

@@ -59,7 +59,7 @@ def recipe_subject(recipe: Recipe, material: Material) -> Subject:
     targets = lora.target_modules
     if isinstance(targets, list):  # full names may lie in layers that are left out
         targets = sorted({name.rpartition(".")[2] for name in targets})
-    methods = (FullSpec(), lora.model_copy(update={"adapter": None, "target_modules": targets}))
+    methods = (FullSpec(), lora.model_copy(update={"adapter": None, "target_modules": targets, "layers": None}))
     rows = tuple(sample_rows(material.train.rows))
     name = f"{recipe.model}, {base.config.get_text_config().num_hidden_layers} layers"
     return Subject(name, lambda: copy.deepcopy(base), rows, methods)
@@ -70,7 +70,7 @@ def make_state(subject: Subject, spec: MethodSpec, store: Path) -> TrainState:
     model = subject.make().to(device_name())
     backbone = make_backbone(model)
     trainable = METHODS.get(spec.kind).prepare(model, spec, seed=0)
-    trainable = _without_largest(trainable)
+    trainable, backbone = _without_largest(trainable), backbone.settled()
     generator = torch.Generator().manual_seed(1)
     for _, layer in lora_layers(model):
         layer.b.data.copy_(torch.randn(layer.b.shape, generator=generator) * ADAPTER_STD)
@@ -81,7 +81,8 @@ def make_state(subject: Subject, spec: MethodSpec, store: Path) -> TrainState:
         share_prefix=backbone.packs and getattr(spec, "dropout", 0.0) == 0.0, packed=backbone.packs, measured_gflops={},
     )  # fmt: skip
     return TrainState(
-        backbone=backbone, trainable=trainable, optimizer=Optimizer(trainable.parameters, optim), loss_of=subject.loss_of,
+        backbone=backbone, trainable=trainable, optimizer=Optimizer(trainable.parameters, optim, trainable.resting, faster=trainable.faster),
+        loss_of=subject.loss_of,
         train_rows=subject.rows, validation_rows=subject.rows[:2], optim=optim, saving=SaveSpec(every=HALFWAY),
         validating=ValidateSpec(every=HALFWAY), plan=plan, seed=0, store=store,
     )  # fmt: skip
