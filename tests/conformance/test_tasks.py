@@ -40,6 +40,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dora": {"kind": "lora", "rank": 8, "alpha": 16, "dora": True},
     "pissa": {"kind": "lora", "rank": 8, "alpha": 8, "init": "pissa", "loraplus_ratio": 2},
 }  # fmt: skip
+ADAPTERS = ("lora", "qlora")
 CASES = [
     (task, kind, method)
     for task, kinds in FITS.items()
@@ -61,9 +62,10 @@ Made = Callable[[str], Path]
 
 
 def recipe_for(task: str, kind: str, method: str, made: Made, rows_file: Made, **changes: Any) -> Recipe:
+    rate = 1e-2 if METHODS[method]["kind"] in ADAPTERS else 3e-3
     values: dict[str, Any] = {
         "model": str(made(kind)), "task": TASK[task], "data": {"train": str(rows_file(task))}, "method": METHODS[method],
-        "optim": {"steps": 40, "batch_size": 8, "learning_rate": 1e-2 if METHODS[method]["kind"] in ADAPTERS else 3e-3, "warmup": 0.1},
+        "optim": {"steps": 40, "batch_size": 8, "learning_rate": rate, "warmup": 0.1},
         "max_tokens": 128, "precision": "fp32", "threads": 1,
     }  # fmt: skip
     return make_recipe(values | changes)
