@@ -219,7 +219,9 @@ class Serve:
     api_key: Annotated[str | None, "the key that clients must send; made up where one is needed and none given"] = None
     allow_host: Annotated[tuple[str, ...], "another name that clients call this server by (may be repeated)"] = ()
     engine: Annotated[str, "torch, or llama.cpp: exported to GGUF and checked first"] = "torch"
-    precision: Annotated[str, "torch: auto (measured), fp32 or bf16; llama.cpp: auto (q8_0) or any of gguf's"] = "auto"
+    precision: Annotated[
+        str, "torch: auto (measured; with labels: the run's), fp32 or bf16; llama.cpp: auto (q8_0), ..."
+    ] = "auto"
     base: Annotated[bool, "load the untouched model of a fully tuned run too (that of an adapter is always there)"] = (
         False
     )

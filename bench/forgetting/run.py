@@ -41,7 +41,6 @@ from harness.rows import encoded_rows  # noqa: E402 isort: skip
 DOCS = BENCH.parent / "docs" / "forgetting.md"
 MARKS = ("<!-- table: python bench/forgetting/run.py table -->", "<!-- end of table -->")
 RESAMPLES, ROWS, REPLAYED, SCORED_LINES = 4000, 128, 128, 60
-MLP = ["gate_proj", "up_proj", "down_proj"]
 FULL_RATE, LOW_RATE, LORA_RATE = 1e-4, 2e-5, 5e-4
 
 
@@ -64,8 +63,8 @@ MEANS = {
     "KL": Means("loss: {kl: 1.0}", keys={"loss": {"kl": 1.0}}),
     "lora": Means("method: {kind: lora, rank: 16}", method={"kind": "lora", "rank": 16}, rate=LORA_RATE),
     "lora-mlp": Means(
-        "method: {kind: lora, rank: 16, target_modules: [gate_proj, up_proj, down_proj]}",
-        method={"kind": "lora", "rank": 16, "target_modules": MLP}, rate=LORA_RATE,
+        "method: {kind: lora, rank: 16, target_modules: mlp}",
+        method={"kind": "lora", "rank": 16, "target_modules": "mlp"}, rate=LORA_RATE,
     ),
     "lora and KL": Means(
         "loss: {kl: 1.0}", method={"kind": "lora", "rank": 16}, rate=LORA_RATE, keys={"loss": {"kl": 1.0}}

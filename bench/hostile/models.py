@@ -143,9 +143,10 @@ def run(wanted: dict[str, int], keep: Path | None = None, first: int = 0) -> dic
                     shutil.copytree(target, keep / target.name, dirs_exist_ok=True)
                 shutil.rmtree(target)
         victim.close()
-    return {"mutants": sum(wanted.values()), "counts": dict(counts), "complaints": bad,
-            "slowest_seconds": round(slowest, 3), "slowest_wall_seconds": round(longest, 3),
-            "largest_growth_mib": round(grown, 1)}  # fmt: skip
+    return {
+        "mutants": sum(wanted.values()), "counts": dict(counts), "complaints": bad, "slowest_seconds": round(slowest, 3),
+        "slowest_wall_seconds": round(longest, 3), "largest_growth_mib": round(grown, 1),
+    }  # fmt: skip
 
 
 def main() -> None:

@@ -67,6 +67,9 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints does not mix with the answers
     for line in sys.stdin:
         print(json.dumps(answer(Path(line.rstrip("\n")))), file=answers, flush=True)
+        gc.collect()
+        if not gc.get_freeze_count():
+            gc.freeze()  # what the imports made is not looked through before each next one
         shutil.rmtree(cache, ignore_errors=True)
 
 

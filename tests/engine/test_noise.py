@@ -82,6 +82,8 @@ def test_encoders_get_it_too() -> None:
     assert backbone.packs
     torch.manual_seed(0)
     changed = noisy_one.scores(given)
+    torch.manual_seed(0)
+    torch.testing.assert_close(noisy_one.scores(given, fast=False), changed, rtol=1e-3, atol=1e-4)
     assert not torch.equal(changed, backbone.scores(given))
     with torch.no_grad():
         torch.testing.assert_close(noisy_one.scores(given), backbone.scores(given))

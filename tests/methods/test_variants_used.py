@@ -56,7 +56,9 @@ def used(place: str, held_out: Path, folder: Path, *, trained: torch.Tensor) -> 
         assert result["parity"]["agreement"] == 1.0
         again = logits(load_located(locate(str(folder / kind)), torch.float32).model)
         assert difference(again, trained) <= 1e-5
-    served = open_served([f"tuned={place}"], dtype=torch.float32, limits=Limits(), base=False, say=lambda text: None)
+    served = open_served(
+        {"tuned": locate(place)}, dtype=torch.float32, limits=Limits(), base=False, say=lambda text: None
+    )
     assert "tuned" in served
     for engine in {id(each.engine): each.engine for each in served.values()}.values():
         engine.stop()

@@ -46,6 +46,7 @@ HOSTILE = [
     ("config.json", {"custom_pipelines": {"x": {"impl": "evil.Pipe"}}}, "custom_pipelines"),
     ("config.json", {"model_type": "my_own_model"}, "'my_own_model' is not one that transformers has"),
     ("config.json", {"model_type": None}, "is not one that transformers has"),
+    ("config.json", {"model_type": ["llama"]}, "is not one that transformers has"),
     ("config.json", {"vision_config": {"model_type": "evil"}}, "vision_config.model_type"),
     ("config.json", {"vocab_file": "/etc/passwd"}, "leads out of the model folder"),
     ("config.json", {"extra": {"weights_path": "../../secret.bin"}}, "leads out of the model folder"),

@@ -17,7 +17,7 @@ def one_step(faster: dict[str, float]) -> dict[str, torch.Tensor]:
         "n": nn.Parameter(torch.randn(4)),
     }
     before = {name: p.detach().clone() for name, p in parameters.items()}
-    optimizer = Optimizer(parameters, OptimSpec(weight_decay=0.1), faster)
+    optimizer = Optimizer(parameters, OptimSpec(weight_decay=0.1), faster=faster)
     for p in parameters.values():
         p.grad = torch.ones_like(p)
     optimizer.step(1e-3, 0.5)

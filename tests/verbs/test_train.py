@@ -257,3 +257,28 @@ def test_a_full_disk_during_a_save_is_a_warning(
     assert failed == [2, 4]
     assert "the disk is full" in next(event.error for event in events if event.event == "saved" and event.error)
     assert not list((tmp_path / "run" / "checkpoints").glob(".step*"))
+
+
+def test_a_gguf_file_is_trained_scored_asked_and_exported_like_any_model(
+    recipe_file: Callable[..., Path], model_folder: Folders, chat_file: Rows, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))
+    exported = tutelage.export(
+        str(model_folder("llama")), to="gguf:f32", out=str(tmp_path / "base"), prompts=2, texts=20
+    )
+    assert exported["parity"]["agreement"] == 1.0
+    file = tmp_path / "base" / "model.gguf"
+    same = {"optim": {"steps": 4, "batch_size": 4}, "samples": []}
+    run = tmp_path / "run"
+    of_file = tutelage.train(tutelage.make_recipe(yaml.safe_load(recipe_file(model=str(file), **same).read_text())))
+    folder = yaml.safe_load(recipe_file(out=str(tmp_path / "other"), **same).read_text())
+    of_folder = tutelage.train(tutelage.make_recipe(folder))
+    assert of_file["train_loss"] == of_folder["train_loss"]
+    assert weights(run) == weights(tmp_path / "other")
+    assert read_json(run / "manifest.json")["model"]["source"] == "gguf:model.gguf"
+    for name in (str(file), str(run)):
+        assert tutelage.chat(name, prompt="Why?", max_tokens=3, write=lambda text: None)["answer"] is not None
+        assert tutelage.evaluate(name, data=str(chat_file(4)), max_tokens=3)["metrics"]
+    tuned = tutelage.export(str(run), to="gguf:f16", out=str(tmp_path / "tuned"), prompts=2, texts=20)
+    assert tuned["parity"]["agreement"] == 1.0

@@ -13,7 +13,7 @@ from tutelage.encode.tokens import Tokens
 from tutelage.errors import DataError, UsageError
 from tutelage.evaluate.rows import read_rows, recipe_of
 from tutelage.export.label_parity import MOST_DIFFERENCE, LabelParity, same_outputs
-from tutelage.export.onnx_graph import Graph, GraphScores, Vectors, write_graph
+from tutelage.export.onnx_graph import INPUTS, Graph, GraphScores, Vectors, write_graph
 from tutelage.export.prompts import BUILT_IN, hard_texts
 from tutelage.methods.opening import Located
 from tutelage.models.encoder import Pooling, load_encoder, pooling_of
@@ -43,7 +43,7 @@ class Labelling:
         write_graph(model, self.kind, folder / FILE, typed=_typed(model.config))
         model.config.save_pretrained(folder)
         write_json(folder / TASK, task.spec.model_dump(mode="json"))
-        task.tokenizer.save_pretrained(folder)
+        _save_tokenizer(task.tokenizer, model.config, folder)
 
     def measure(self, folder: Path, texts: Sequence[str], trained: Any) -> LabelParity:
         """What the file predicts beside what `trained` said before."""
@@ -89,7 +89,7 @@ class Embedding:
         typed = _typed(self.body.config)
         write_graph(Vectors(self.body, self.pooling).eval(), "embed", folder / FILE, typed=typed)
         self.body.config.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        _save_tokenizer(self.tokenizer, self.body.config, folder)
 
     def measure(self, folder: Path, texts: Sequence[str], trained: Any) -> LabelParity:
         """The file's vectors beside those of `trained`, several texts at a time."""
@@ -162,6 +162,13 @@ def _held_out(located: Located, spec: TaskSpec, most: int, data: str | None, say
         say(f"parity: rows of the training data are predicted, because {error.problems[0].what}")
         sources = recipe.data.train
         return read_rows(str(sources[0].path), None, spec, most=most).rows, False
+
+
+def _save_tokenizer(tokenizer: Any, config: Any, folder: Path) -> None:
+    """The tokenizer, which then gives exactly the graph's inputs."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    write_json(path, read_object(path) | {"model_input_names": list(INPUTS[: 3 if _typed(config) else 2])})
 
 
 def _typed(config: Any) -> bool:

@@ -107,17 +107,19 @@ class GraphScores:
         self.kind = kind
 
     def scores(self, layout: Layout, *, fast: bool = True) -> Tensor:
-        """[M, C]: the head's outputs at the layout's sources; its segments are rows of one padded batch."""
-        bounds = [(segment.start, segment.stop) for segment in layout.segments]
+        """[M, C]: the head's outputs at the layout's sources; segments that hold one are rows of one padded batch."""
+        sources = layout.sources.cpu().numpy()
+        bounds = [
+            (one.start, one.stop) for one in layout.segments if ((sources >= one.start) & (sources < one.stop)).any()
+        ]
         types = layout.types if layout.types is not None else torch.zeros_like(layout.ids)
         rows = [
             {"input_ids": layout.ids[a:b].cpu().numpy(), "token_type_ids": types[a:b].cpu().numpy()} for a, b in bounds
         ]
         out = self.graph.run(rows)
-        if self.kind == "classify":
-            return torch.from_numpy(out["logits"])
         values = np.stack([out[name] for name in OUTPUTS[self.kind]], -1)
-        if self.kind == "tag":
-            values = values[..., 0]
-        flat = np.concatenate([values[number, : b - a] for number, (a, b) in enumerate(bounds)])
-        return torch.from_numpy(flat)[layout.sources.cpu()]
+        values = values if self.kind == "extract" else values[..., 0]
+        places = np.zeros((len(layout.ids), values.shape[-1]), dtype=np.float32)
+        for (a, b), found in zip(bounds, values):
+            places[a:b] = found if self.kind == "classify" else found[: b - a]  # one value a row, or one a token
+        return torch.from_numpy(places[sources])

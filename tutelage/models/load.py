@@ -247,7 +247,7 @@ def _refuse_other_kinds(path: Path) -> None:
     causal = {known} if isinstance(known, str) else set(known or ())
     if not causal or not isinstance(said, list) or not causal & set(map(str, said)):
         raise ModelError(
-            f"this is not a causal language model: {', '.join(map(str, said))[:200]}",
+            f"this is not a causal language model: {', '.join(map(str, said if isinstance(said, list) else [said]))[:200]}",
             where=f"{path / 'config.json'}: architectures",
             why="a chat model writes one token after the other with a language-model head",
             fix="choose a model whose architecture ends in ForCausalLM",

@@ -203,7 +203,9 @@ def _check_model_types(file: Path, config: dict[str, Any]) -> Iterator[Problem]:
     parts = {"": config, **{key: part for key, part in config.items() if key.endswith("_config")}}
     for name, part in parts.items():
         kind = part.get("model_type") if isinstance(part, dict) else None
-        if (kind is None and name == "") or (kind is not None and kind not in CONFIG_MAPPING_NAMES):
+        if (kind is None and name == "") or (
+            kind is not None and (not isinstance(kind, str) or kind not in CONFIG_MAPPING_NAMES)
+        ):
             yield _problem(
                 f"the model type {str(kind)[:100]!r} is not one that transformers has",
                 f"{file}: {name + '.' if name else ''}model_type",
