@@ -8,9 +8,11 @@ from harness.tables import correctness_section, first_section, length_section, q
 SECTIONS = {
     "speed-lora.json": speed_section,
     "speed-full.json": speed_section,
+    "speed-qlora.json": speed_section,
     "speed-first.json": first_section,
     "quality-lora.json": quality_section,
     "quality-full.json": quality_section,
+    "quality-qlora.json": quality_section,
     "length.json": length_section,
     "correctness.json": correctness_section,
 }

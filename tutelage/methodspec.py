@@ -63,3 +63,12 @@ class LoraSpec(Spec):
             return None
         ranges = [range(item, item + 1) if isinstance(item, int) else _range(item) for item in self.layers]
         return {number for each in ranges for number in each}
+
+
+class QloraSpec(LoraSpec):
+    """Method `qlora` (Dettmers et al. 2023, arXiv 2305.14314): LoRA over frozen weights in 4 bits. Needs tutelage[qlora]."""
+
+    kind: Literal["qlora"] = "qlora"  # type: ignore[assignment]
+    quant_type: Literal["nf4"] = Field("nf4", description="4-bit NormalFloat")
+    double_quant: bool = Field(True, description="quantise the scales too: 4.127 bits per weight instead of 4.5")
+    block_size: Literal[32, 64, 128, 256, 512, 1024] = Field(64, description="weights that share a scale")

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_
 
 from tutelage.errors import MissingInputError, Problem, RecipeError
 from tutelage.methodspec import LoraSpec as LoraSpec
+from tutelage.methodspec import QloraSpec as QloraSpec
 from tutelage.registry import suggestion
 from tutelage.taskspec import TASKS, ClassifySpec, ExtractSpec, Seq2SeqSpec, Spec, TagSpec, TextSpec
 from tutelage.taskspec import ChatSpec as ChatSpec  # named here by who reads recipes
@@ -190,7 +191,7 @@ class BatchSpec(Spec):
 
 
 Method = Annotated[
-    Annotated[LoraSpec | FullSpec | HalfSpec, Field(discriminator="kind")],
+    Annotated[LoraSpec | QloraSpec | FullSpec | HalfSpec, Field(discriminator="kind")],
     BeforeValidator(_kind_only),
 ]
 
@@ -340,7 +341,7 @@ ALIASES = {
 
 
 # Tags of unions, which pydantic puts into the place of an error and nobody has typed.
-METHODS: dict[str, type[Spec]] = {"full": FullSpec, "half": HalfSpec, "lora": LoraSpec}
+METHODS: dict[str, type[Spec]] = {"full": FullSpec, "half": HalfSpec, "lora": LoraSpec, "qlora": QloraSpec}
 KINDS = {*METHODS, *TASKS}
 
 

@@ -15,7 +15,7 @@ from harness.memory import Measured, run_measured
 BENCH = Path(__file__).resolve().parents[1]
 ROOT = BENCH.parent
 BATCH = 8
-LEARNING_RATE = {"lora": 2e-4, "full": 2e-5}
+LEARNING_RATE = {"lora": 2e-4, "qlora": 2e-4, "full": 2e-5}
 
 
 @dataclass(frozen=True)

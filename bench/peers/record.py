@@ -11,7 +11,18 @@ from pathlib import Path
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-VERSIONS = ("trl", "litgpt", "lightning", "llamafactory", "peft", "torch", "transformers", "accelerate", "datasets")
+VERSIONS = (
+    "trl",
+    "litgpt",
+    "lightning",
+    "llamafactory",
+    "peft",
+    "bitsandbytes",
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+)
 
 
 class Recorder:

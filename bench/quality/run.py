@@ -1,7 +1,8 @@
-"""Held-out gain after equal training, ours and TRL's: three seeds, one fp32 scorer.
+"""Held-out gain after equal training, ours and TRL's, or our QLoRA's and our LoRA's: three seeds, one fp32 scorer.
 
 python bench/quality/run.py lora       train every seed with both, score all → results/quality-lora.json
 python bench/quality/run.py full       the same for full fine-tuning → results/quality-full.json
+python bench/quality/run.py qlora      QLoRA beside LoRA, both ours, over the untouched model → results/quality-qlora.json
 
 What is trained or scored already is kept, so it may be stopped, and done in parts (--tools, --seeds); the result is
 written by the call after which nothing is missing. TRL runs in bf16 autocast, 1 row per pass and 8 accumulated.
@@ -26,29 +27,40 @@ from tutelage.train.manifest import machine, now  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 RESAMPLES = 5000
-TOOLS = ("tutelage", "trl")
+OTHER = {"lora": "trl", "full": "trl", "qlora": "lora"}  # what ours is held to; "lora" is ours too
+CALLED = {"trl": "TRL", "lora": "LoRA"}
+
+
+def tools(options: argparse.Namespace) -> tuple[str, str]:
+    """Both sides of the comparison."""
+    return "tutelage", OTHER[options.method]
 
 
 def contender(tool: str, options: argparse.Namespace) -> str:
     """The configuration in which a tool is trained."""
-    return tool if tool == "tutelage" else options.trl
+    return str(options.trl) if tool == "trl" else "tutelage"
+
+
+def method_of(tool: str, options: argparse.Namespace) -> str:
+    """The method with which a tool trains."""
+    return "lora" if tool == "lora" else str(options.method)
 
 
 def folder(tool: str, seed: int, options: argparse.Namespace) -> Path:
     """Where a run goes."""
-    return Path(options.work) / f"quality-{options.method}" / f"{contender(tool, options)}-{seed}"
+    return Path(options.work) / f"quality-{method_of(tool, options)}" / f"{contender(tool, options)}-{seed}"
 
 
 def weights(tool: str, seed: int, options: argparse.Namespace) -> Path:
     """The adapter's or model's folder of a run."""
     place = folder(tool, seed, options)
-    return place / "model" if tool == "tutelage" else place
+    return place if tool == "trl" else place / "model"
 
 
 def finished(tool: str, seed: int, options: argparse.Namespace) -> bool:
     """Whether a run is done."""
     place = folder(tool, seed, options)
-    if tool == "tutelage":
+    if tool != "trl":
         manifest = place / "manifest.json"
         return manifest.is_file() and json.loads(manifest.read_text(encoding="utf-8"))["status"] == "finished"
     return (place / "figures.json").is_file()
@@ -60,8 +72,8 @@ def train(tool: str, seed: int, options: argparse.Namespace) -> None:
         return
     out = folder(tool, seed, options)
     arguments = command(
-        contender(tool, options), method=options.method, model=options.model, rows=options.rows / "dolly_train.jsonl",
-        out=out if tool == "tutelage" else fresh(out), threads=options.threads, peers=options.peers, seed=seed,
+        contender(tool, options), method=method_of(tool, options), model=options.model, rows=options.rows / "dolly_train.jsonl",
+        out=fresh(out) if tool == "trl" else out, threads=options.threads, peers=options.peers, seed=seed,
     )  # fmt: skip
     ended = run(arguments, out, options.threads)
     if ended.measured.returncode != 0:
@@ -71,7 +83,8 @@ def train(tool: str, seed: int, options: argparse.Namespace) -> None:
 def score(of: Path | None, options: argparse.Namespace, *, plain: bool = False) -> dict[str, Any]:
     """The held-out losses of one adapter or model (none: the untouched model), kept beside it."""
     name = "base" if of is None else (of.parent.name if of.name == "model" else of.name)
-    kept = Path(options.work) / f"quality-{options.method}" / "scores" / f"{name}{'-plain' if plain else ''}.json"
+    runs = Path(options.work) / f"quality-{options.method}" if of is None else of.parents[of.name == "model"]
+    kept = runs / "scores" / f"{name}{'-plain' if plain else ''}.json"
     newest = max((path.stat().st_mtime for path in of.glob("*.safetensors")), default=0.0) if of else 0.0
     if kept.is_file() and kept.stat().st_mtime > newest:
         return dict(json.loads(kept.read_text(encoding="utf-8")))
@@ -103,35 +116,38 @@ def compared(options: argparse.Namespace) -> dict[str, Any]:
     targets, untouched = np.array(base["row_targets"]), np.array(base["row_losses"])
     gains = {
         tool: np.stack([untouched - np.array(score(weights(tool, s, options), options)["row_losses"]) for s in options.seeds])
-        for tool in TOOLS
+        for tool in tools(options)
     }  # fmt: skip
+    other = OTHER[options.method]
     per_seed = [
         {"seed": seed, **{tool: float(gain[i].sum() / targets.sum()) for tool, gain in gains.items()}}
         for i, seed in enumerate(options.seeds)
     ]
     mean = {tool: float(gain.mean(0).sum() / targets.sum()) for tool, gain in gains.items()}
     draw = np.random.default_rng(0).integers(len(targets), size=(RESAMPLES, len(targets)))
-    ratios = gains["tutelage"].mean(0)[draw].sum(1) / gains["trl"].mean(0)[draw].sum(1)
+    ratios = gains["tutelage"].mean(0)[draw].sum(1) / gains[other].mean(0)[draw].sum(1)
     low, high = np.quantile(ratios, [0.025, 0.975])
-    checked = [weights(tool, options.seeds[0], options) for tool in TOOLS]
+    checked = [weights(tool, options.seeds[0], options) for tool in tools(options)]
     differ = max(abs(score(of, options)["loss"] - score(of, options, plain=True)["loss"]) for of in checked)
     return {
         "base_loss": base["loss"], "held_out_rows": base["rows"], "held_out_targets": base["targets"], "gains": per_seed,
         "mean_gain": mean, "scorers_differ_by": differ,
-        "ratios": {"TRL": {"ratio": mean["tutelage"] / mean["trl"], "low": float(low), "high": float(high)}},
+        "ratios": {CALLED[other]: {"ratio": mean["tutelage"] / mean[other], "low": float(low), "high": float(high)}},
     }  # fmt: skip
 
 
 def report(options: argparse.Namespace) -> None:
     """Write the result."""
     manifest = json.loads((folder("tutelage", options.seeds[0], options) / "manifest.json").read_text(encoding="utf-8"))
-    peer = json.loads((folder("trl", options.seeds[0], options) / "figures.json").read_text(encoding="utf-8"))
     ours = {name: version(name) for name in ("tutelage", "torch", "transformers")}
     result = {
         "kind": "quality", "method": options.method, "at": now(), "machine": machine(), "plan": manifest["plan"],
-        "trl_configuration": options.trl, "versions": {"ours": {**ours, "commit": commit()}, "TRL": peer["versions"]},
-        "tokens": same_tokens(options), **compared(options),
+        "versions": {"ours": {**ours, "commit": commit()}}, **compared(options),
     }  # fmt: skip
+    if "trl" in tools(options):
+        peer = json.loads((folder("trl", options.seeds[0], options) / "figures.json").read_text(encoding="utf-8"))
+        result |= {"trl_configuration": options.trl, "tokens": same_tokens(options)}
+        result["versions"]["TRL"] = peer["versions"]
     results.write(f"quality-{options.method}{options.suffix}.json", result)
 
 
@@ -143,8 +159,8 @@ def commit() -> str:
 def main() -> None:
     """Read the flags, train and score what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method", choices=("lora", "full"))
-    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS, help="train with these only")
+    parser.add_argument("method", choices=list(OTHER))
+    parser.add_argument("--tools", nargs="+", choices=("tutelage", *CALLED), help="train with these only")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--trl", default="trl-autocast-8x1", help="TRL's configuration, a name of bench/speed/run.py")
     parser.add_argument("--threads", type=int, default=2)
@@ -156,6 +172,7 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, default=BENCH.parent / "runs" / "bench", help="where runs and logs go")
     options = parser.parse_args()
+    options.tools = options.tools or tools(options)
     if "trl" in options.tools and not peer_python(options.peers, "trl").is_file():
         parser.error(f"there is no TRL in {options.peers}: bench/peers/install.sh {options.peers} trl")
     options.model = options.model or default_model(options.threads)
@@ -163,7 +180,9 @@ def main() -> None:
         for tool in options.tools:
             train(tool, seed, options)
             score(weights(tool, seed, options), options)
-    missing = [f"{tool} {seed}" for seed in options.seeds for tool in TOOLS if not finished(tool, seed, options)]
+    missing = [
+        f"{tool} {seed}" for seed in options.seeds for tool in tools(options) if not finished(tool, seed, options)
+    ]
     if missing:
         print(f"still to be trained: {', '.join(missing)}", file=sys.stderr)
         return

@@ -11,6 +11,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -23,6 +24,7 @@ from tutelage.encode.layout import make_layout
 from tutelage.encode.types import Encoded
 from tutelage.engine.backbone import make_backbone
 from tutelage.methods.lora import attach
+from tutelage.methods.qlora import dequantise, load_base, read_quantisation
 from tutelage.models.load import load_model
 from tutelage.tasks import chat
 
@@ -32,11 +34,18 @@ def is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
+def opened(model: Path, tuned: Path | None) -> Any:
+    """The base of an adapter, quantised as it was under it; a whole tuned model; or the untouched one."""
+    folder = model if tuned is None or is_adapter(tuned) else tuned
+    how = read_quantisation(tuned) if tuned is not None else None
+    return load_base(lambda dtype: load_model(folder, dtype=dtype), folder, torch.float32, how)
+
+
 @torch.no_grad()
 def losses(model: Path, tuned: Path | None, rows: tuple[Encoded, ...]) -> list[float]:
     """The summed loss of each row in nats, through tutelage's own model path."""
     adapter = tuned is not None and is_adapter(tuned)
-    backbone = make_backbone(load_model(model if adapter or tuned is None else tuned, dtype=torch.float32))
+    backbone = make_backbone(opened(model, tuned))
     if tuned is not None and adapter:
         attach(backbone.model, tuned)
     return [chat.loss(backbone, make_layout([row], share_prefix=False)).value for row in rows]
@@ -46,7 +55,8 @@ def losses(model: Path, tuned: Path | None, rows: tuple[Encoded, ...]) -> list[f
 def plain_losses(model: Path, tuned: Path | None, rows: tuple[Encoded, ...]) -> list[float]:
     """The same through peft and transformers alone: all logits, torch's cross_entropy."""
     adapter = tuned is not None and is_adapter(tuned)
-    loaded = load_model(model if adapter or tuned is None else tuned, dtype=torch.float32).eval()
+    loaded = opened(model, tuned).eval()
+    dequantise(loaded)
     if adapter:
         loaded = PeftModel.from_pretrained(loaded, str(tuned)).eval()
     sums = []

@@ -2,6 +2,7 @@
 
 python bench/speed/run.py lora              every contender, 3 rounds → results/speed-lora.json
 python bench/speed/run.py full              the same for full fine-tuning
+python bench/speed/run.py qlora             the same on a base in 4 bits; TRL with PEFT and bitsandbytes
 python bench/speed/run.py first             time to the first optimiser step on 1,000 rows → results/speed-first.json
 
 Each run is a process of its own. Results are written after every run and merged with those that are there, so a round
@@ -31,6 +32,7 @@ MAIN = {
     ],
     "full": ["tutelage", "limit", "trl-autocast", "trl-bf16", "trl-autocast-8x1", "trl-bf16-8x1", "trl-padding-free",
         "litgpt", "litgpt-8x1", "llamafactory", "llamafactory-8x1"],
+    "qlora": ["tutelage", "trl-autocast", "trl-bf16", "trl-autocast-8x1", "trl-bf16-8x1", "trl-padding-free"],
     "first": ["tutelage", "trl-autocast", "litgpt", "llamafactory"],
 }  # fmt: skip
 

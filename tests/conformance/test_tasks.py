@@ -11,7 +11,9 @@ import pytest
 import torch
 import transformers
 
+from tutelage.engine.nf4 import plain_values
 from tutelage.errors import RecipeError
+from tutelage.methods.qlora import quantised
 from tutelage.recipe import Recipe, make_recipe
 from tutelage.runs import read_json
 from tutelage.tasks import TASKS
@@ -34,10 +36,17 @@ FITS = {
 }  # fmt: skip
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"kind": "full"}, "half": {"kind": "half", "round": 2}, "lora": {"kind": "lora", "rank": 8, "alpha": 16},
+    "qlora": {"kind": "qlora", "rank": 8, "alpha": 16},
     "dora": {"kind": "lora", "rank": 8, "alpha": 16, "dora": True},
     "pissa": {"kind": "lora", "rank": 8, "alpha": 8, "init": "pissa", "loraplus_ratio": 2},
 }  # fmt: skip
-CASES = [(task, kind, method) for task, kinds in FITS.items() for kind in kinds for method in ("full", "half", "lora")]
+ADAPTERS = ("lora", "qlora")
+CASES = [
+    (task, kind, method)
+    for task, kinds in FITS.items()
+    for kind in kinds
+    for method in ("full", "half", "lora", "qlora")
+]
 CASES += [
     ("classify", "bert", "dora"), ("preference", "llama", "dora"), ("seq2seq", "bart", "dora"), ("seq2seq", "t5", "pissa"),
     ("tag", "bert", "pissa"), ("text", "llama", "pissa"),
@@ -53,9 +62,10 @@ Made = Callable[[str], Path]
 
 
 def recipe_for(task: str, kind: str, method: str, made: Made, rows_file: Made, **changes: Any) -> Recipe:
+    rate = 1e-2 if METHODS[method]["kind"] in ADAPTERS else 3e-3
     values: dict[str, Any] = {
         "model": str(made(kind)), "task": TASK[task], "data": {"train": str(rows_file(task))}, "method": METHODS[method],
-        "optim": {"steps": 40, "batch_size": 8, "learning_rate": 3e-3 if method == "full" else 1e-2, "warmup": 0.1},
+        "optim": {"steps": 40, "batch_size": 8, "learning_rate": rate, "warmup": 0.1},
         "max_tokens": 128, "precision": "fp32", "threads": 1,
     }  # fmt: skip
     return make_recipe(values | changes)
@@ -173,8 +183,11 @@ def test_transformers_and_peft_load_what_is_saved(
     folder, head = tmp_path / "model", material.task.head
     loader, names = LOADERS[head.kind], dict(enumerate(head.labels))
     labels = {"id2label": names, "label2id": {name: i for i, name in names.items()}} if names else {}
-    if (folder / "adapter_config.json").exists():
+    if METHODS[method]["kind"] in ADAPTERS:
         base = loader.from_pretrained(made(kind), dtype=torch.float32, **labels)
+        for name, layer in quantised(state.backbone.model):  # the base that was trained on, as a plain one
+            place = base.get_submodule(name.removesuffix(".base"))
+            place.weight.data.copy_(plain_values(layer))
         model = peft.PeftModel.from_pretrained(base, str(folder))
         if task == "extract":  # PeftModelForQuestionAnswering.forward takes token types and leaves them out (peft 0.21)
             model = model.base_model

@@ -21,12 +21,13 @@ from tutelage.engine.loss import Head, linear_cross_entropy
 from tutelage.engine.stack import Keep
 from tutelage.methods import METHODS
 from tutelage.methods.lora import lora_layers
-from tutelage.recipe import FullSpec, HalfSpec, LoraSpec
+from tutelage.recipe import FullSpec, HalfSpec, LoraSpec, QloraSpec
 from tutelage.tasks import chat
 
 KINDS = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gpt2"]
 METHOD: dict[str, Any] = {
     "full": FullSpec(), "half": HalfSpec(), "lora": LoraSpec(rank=4, alpha=8), "dora": LoraSpec(rank=4, alpha=8, dora=True),
+    "qlora": QloraSpec(rank=4, alpha=8),
     "pissa": LoraSpec(rank=4, alpha=8, init="pissa"), "mlp": LoraSpec(rank=4, target_modules="mlp", layers=[1]),
 }  # fmt: skip
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -134,7 +135,7 @@ def test_every_execution_gives_the_plain_loss_and_gradients(
             raise AssertionError(f"{name}: {error}") from error
 
 
-@pytest.mark.parametrize("method", ["full", "half", "lora"])
+@pytest.mark.parametrize("method", ["full", "half", "lora", "qlora"])
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
 def test_what_a_layer_keeps_for_the_backward_changes_nothing(
     kind: str, method: str, model_folder: Callable[[str], Path]

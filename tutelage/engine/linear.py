@@ -14,6 +14,7 @@ class BaseLinear(nn.Module, ABC):
     in_features: int
     out_features: int
     fan_in_fan_out: bool = False  # PEFT's word for weights stored as [in, out]
+    standalone: bool = False  # whether it stands in a model by itself too, in the place of a layer without an adapter
 
     @abstractmethod
     def matmul(self, x: Tensor) -> Tensor:
@@ -34,6 +35,11 @@ class BaseLinear(nn.Module, ABC):
     @abstractmethod
     def module(self) -> nn.Module:
         """The original module."""
+
+    @property
+    @abstractmethod
+    def like(self) -> Tensor:
+        """A tensor with the dtype and the device of `dense()`."""
 
     def product(self, x: Tensor) -> Tensor:
         """x Wᵀ, without the bias."""
@@ -69,6 +75,10 @@ class DenseLinear(BaseLinear):
     def module(self) -> nn.Module:
         return self.inner
 
+    @property
+    def like(self) -> Tensor:
+        return self.inner.weight
+
 
 class TransposedLinear(BaseLinear):
     """transformers' Conv1D (GPT-2): the weight is stored as [in, out]."""
@@ -100,7 +110,19 @@ class TransposedLinear(BaseLinear):
         inner: nn.Module = self.inner
         return inner
 
+    @property
+    def like(self) -> Tensor:
+        weight: Tensor = self.inner.weight
+        return weight
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether `module` is a linear layer of a model, as it came or quantised."""
+    return isinstance(module, nn.Linear | Conv1D) or (isinstance(module, BaseLinear) and module.standalone)
+
 
 def base_linear(module: nn.Module) -> BaseLinear:
     """The BaseLinear that holds `module`'s weight."""
+    if isinstance(module, BaseLinear):
+        return module
     return TransposedLinear(module) if isinstance(module, Conv1D) else DenseLinear(module)  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ class LoraLinear(nn.Module):
         self.scale = scale
         self.dropout = dropout
         self.fast = fast
-        device = base.dense().device
+        device = base.like.device
         self.a = nn.Parameter(torch.empty(rank, base.in_features, dtype=torch.float32, device=device))
         self.b = nn.Parameter(torch.zeros(base.out_features, rank, dtype=torch.float32, device=device))
 
@@ -56,8 +56,8 @@ class LoraLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The frozen [out, in] weight, for models that look at a layer's dtype (T5)."""
-        return self.base.dense()
+        """A tensor like the frozen weight, for models that look at a layer's dtype (T5)."""
+        return self.base.like
 
     def reference(self, x: Tensor) -> Tensor:
         """The plain composition, differentiated by torch; also the path with dropout on x."""

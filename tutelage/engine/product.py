@@ -44,6 +44,26 @@ class Plain:
 
 
 @dataclass(frozen=True)
+class Frozen:
+    """A weight that never trains and has no adapter, however it is stored."""
+
+    base: BaseLinear
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return []
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base.matmul(x)
+
+    def input_gradient(self, g: Tensor, into: Tensor | None) -> Tensor:
+        return self.base.matmul_t(g, into)
+
+    def gradients(self, g: Tensor, x: Tensor) -> list[Tensor | None]:
+        return []
+
+
+@dataclass(frozen=True)
 class LowRank:
     """The parts of a LoraLinear: y = x Wᵀ + b + scale · x Aᵀ Bᵀ."""
 
@@ -57,10 +77,7 @@ class Products:
     """Linear modules that read the same x [N, in]."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self.parts = [
-            LowRank(m.a, m.b, m.base, m.scale) if isinstance(m, LoraLinear) else Plain(m)  # type: ignore[arg-type]
-            for m in modules
-        ]
+        self.parts = [_part(module) for module in modules]
         self.low_rank = [part for part in self.parts if isinstance(part, LowRank)]
         self.ranks = [part.a.shape[0] for part in self.low_rank]
 
@@ -94,7 +111,9 @@ class Products:
                 dx = part.input_gradient(g, dx)
         assert dx is not None
         if images is None:
-            return dx, [d for part, g in zip(self.parts, gs) if isinstance(part, Plain) for d in part.gradients(g, x)]
+            return dx, [
+                d for part, g in zip(self.parts, gs) if not isinstance(part, LowRank) for d in part.gradients(g, x)
+            ]
         dimage = torch.cat(dimages, 1) if len(dimages) > 1 else dimages[0]
         dx.addmm_(dimage, self._all_a(x.dtype))
         pairs = zip(torch.split(dimage.t() @ x, self.ranks), torch.split(images, self.ranks, 1))
@@ -111,6 +130,12 @@ class Products:
         return torch.cat([part.a for part in self.low_rank]).to(dtype)
 
 
+def _part(module: Any) -> LowRank | Plain | Frozen:
+    if isinstance(module, LoraLinear):
+        return LowRank(module.a, module.b, module.base, module.scale)
+    return Frozen(module) if isinstance(module, BaseLinear) else Plain(module)
+
+
 def expressible(module: nn.Module) -> bool:
     """Whether `Products` computes what the module does (not with dropout, say)."""
     if isinstance(module, LoraLinear):
@@ -120,7 +145,7 @@ def expressible(module: nn.Module) -> bool:
 
 def known(module: nn.Module) -> bool:
     """Whether the module is of a kind that `Products` computes at all (DoRA's is not)."""
-    return type(module) in (nn.Linear, LoraLinear)
+    return type(module) in (nn.Linear, LoraLinear) or isinstance(module, BaseLinear)
 
 
 @dataclass(frozen=True)

@@ -48,3 +48,7 @@ class ResidualLinear(BaseLinear):
 
     def bias(self) -> Tensor | None:
         return self.base.bias()
+
+    @property
+    def like(self) -> Tensor:
+        return self.base.like

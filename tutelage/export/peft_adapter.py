@@ -2,18 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from tutelage.encode.template import Template
 from tutelage.errors import UsageError
 from tutelage.export.folder_replica import FolderReplica
 from tutelage.export.merged import save_tokenizer
 from tutelage.export.types import EXPORTERS, Bounds, Replica, Source
-from tutelage.methods import lora
 from tutelage.methods.adapter_file import CONFIG, WEIGHTS
-from tutelage.models.load import load_model, load_tokenizer
+from tutelage.methods.opening import load_located
+from tutelage.methods.qlora import QUANTISATION
 
 
 class PeftAdapter:
@@ -30,15 +30,15 @@ class PeftAdapter:
             )  # fmt: skip
         config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        shutil.copyfile(adapter / WEIGHTS, folder / WEIGHTS)
+        for name in (WEIGHTS, QUANTISATION):
+            if (adapter / name).is_file():
+                shutil.copyfile(adapter / name, folder / name)
         save_tokenizer(source, folder)
 
     def reopen(self, source: Source, folder: Path) -> Replica:
-        model = load_model(source.located.model, dtype=torch.float32)
-        lora.attach(model, folder)
-        lora.merge(model)  # as PEFT's merge_and_unload, so that both ways of running it are covered
-        template = Template.of(load_tokenizer(folder), eos_ids=model.generation_config.eos_token_id)
-        return FolderReplica(model, template, "transformers, adapter merged")
+        # merged, as by PEFT's merge_and_unload, so that both ways of running it are covered; a quantised base stays one
+        opened = load_located(replace(source.located, adapter=folder, tokenizer=folder), torch.float32)
+        return FolderReplica(opened.model, opened.template, "transformers, adapter merged")
 
     def bounds(self, precision: str) -> Bounds:
         return Bounds(logit_difference=1e-4, agreement=1.0, loss=1e-4)

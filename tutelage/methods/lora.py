@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import Tensor
 
 from tutelage.engine.dora_linear import DoraLinear
-from tutelage.engine.linear import BaseLinear, base_linear
+from tutelage.engine.linear import BaseLinear, base_linear, is_linear
 from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.residual_linear import ResidualLinear
 from tutelage.errors import ModelError, RecipeError
@@ -197,7 +196,7 @@ def _check_fit(
     model: Any, adapter: Path, config: dict[str, Any], names: list[str], tensors: dict[str, Tensor], rank: int
 ) -> None:
     """Fail before anything is wrapped, unless every tensor of the adapter has its layer and shape in `model`."""
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    linear = {name: module for name, module in model.named_modules() if is_linear(module)}
     for name in names:
         if name not in linear:
             raise ModelError(
@@ -222,9 +221,7 @@ def _selection(model: Any, names: list[str]) -> tuple[set[str], list[int] | None
     """PEFT's `target_modules` and `layers_to_transform` that select exactly `names`: last name parts of all layers, or of
     some numbered ones, or the full names."""
     last = {name.rpartition(".")[2] for name in names}
-    linear = [
-        n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and not n.endswith(".base.inner")
-    ]
+    linear = [n for n, m in model.named_modules() if is_linear(m) and not n.endswith((".base", ".base.inner"))]
     others = [name for name in linear if name.rpartition(".")[2] in last]
     if not others:
         return last, None

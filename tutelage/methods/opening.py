@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from tutelage.encode.template import Template
+from tutelage.engine.nf4 import Quantisation
 from tutelage.engine.precision import choose_precision, device_name
 from tutelage.errors import MissingInputError
 from tutelage.methods import lora
 from tutelage.methods.adapter_file import CONFIG, read_adapter
+from tutelage.methods.qlora import dequantise, load_base, read_quantisation
 from tutelage.models.fetch import fetch
 from tutelage.models.load import load_model, load_tokenizer
 from tutelage.models.ref import parse_ref
@@ -38,10 +40,11 @@ class Located:
     tokenizer: Path
     name: str
     run: Path | None = None  # the run folder that it came from
+    quantisation: Quantisation | None = None  # of the weights that the adapter was trained on
 
     @property
     def base(self) -> "Located":
-        """The model without its adapter, with its own tokenizer."""
+        """The model without its adapter, quantised as it was under it, with its own tokenizer."""
         return replace(self, adapter=None, tokenizer=self.model, name=f"{self.name} (base)")
 
 
@@ -65,7 +68,7 @@ def locate(name: str, *, base: bool = False, say: Callable[[str], None] = lambda
     if (Path(name) / CONFIG).is_file():
         config, _ = read_adapter(Path(name))
         fetched = fetch(parse_ref(str(config.get("base_model_name_or_path"))), say=say)
-        tuned = Located(fetched.path, Path(name), Path(name), name)
+        tuned = Located(fetched.path, Path(name), Path(name), name, quantisation=read_quantisation(Path(name)))
         return replace(tuned.base, name=name) if base else tuned
     fetched = fetch(parse_ref(name), say=say)
     return Located(fetched.path, None, fetched.path, name)
@@ -76,25 +79,32 @@ def _locate_run(folder: Path, base: bool) -> Located:
     origin = Path(manifest["model"]["path"])
     if not origin.is_dir():
         origin = fetch(parse_ref(manifest["model"]["name"]), say=lambda text: None).path
+    quantisation = read_quantisation(tuned)
     if base:
-        return Located(origin, None, origin, f"{folder} (base)", folder)
+        return Located(origin, None, origin, f"{folder} (base)", folder, quantisation)
     if not tuned.is_dir():
         raise MissingInputError(
             "this run has no finished model yet", where=str(folder), fix=f"tutelage train {folder / 'recipe.yaml'}"
         )
     if (tuned / CONFIG).is_file():
-        return Located(origin, tuned, tuned, str(folder), folder)
+        return Located(origin, tuned, tuned, str(folder), folder, quantisation)
     return Located(tuned, None, tuned, str(folder), folder)
 
 
 def load_located(located: Located, dtype: torch.dtype, *, merge: bool = True) -> Opened:
-    """The located model in `dtype`; its adapter is added to its weights, or with `merge=False` computed beside them."""
+    """The located model in `dtype`; its adapter is added to its weights, or with `merge=False` computed beside them.
+
+    A quantised base has the values it was trained with; merged, or without an adapter, they are dequantised for good.
+    """
     check_folder(located.model)
-    loaded = load_model(located.model, dtype=dtype).to(device_name())
+    loaded = load_base(
+        lambda dtype: load_model(located.model, dtype=dtype), located.model, dtype, located.quantisation
+    ).to(device_name())
     if located.adapter is not None:
         lora.attach(loaded, located.adapter)
-        if merge:
-            lora.merge(loaded)
+    if merge or located.adapter is None:
+        dequantise(loaded)
+        lora.merge(loaded)
     has_own = (located.tokenizer / "tokenizer.json").is_file()
     tokens = load_tokenizer(located.tokenizer if has_own else located.model)
     template = Template.of(tokens, eos_ids=loaded.generation_config.eos_token_id)

@@ -4,9 +4,7 @@ import re
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import nn
-from transformers.pytorch_utils import Conv1D
-
+from tutelage.engine.linear import is_linear
 from tutelage.errors import Problem, RecipeError
 from tutelage.methods.fresh import fresh_modules, is_inside
 from tutelage.registry import suggestion
@@ -20,15 +18,20 @@ FEED_FORWARD = {
 }  # fmt: skip
 
 
+def linear_names(model: Any) -> list[str]:
+    """Names of all linear layers but the output head and a task's own."""
+    head, heads = model.get_output_embeddings(), fresh_modules(model)
+    return [
+        name
+        for name, module in model.named_modules()
+        if is_linear(module) and module is not head and not is_inside(name, heads)
+    ]
+
+
 def target_names(model: Any, wanted: str | list[str], layers: set[int] | None = None) -> list[str]:
     """Names of the layers to wrap. "all-linear" is every Linear and Conv1D but the output head, "attention" and "mlp" those
     of one kind; a list holds names, their ends, or patterns with `*`. `layers` keeps those of the layers so numbered."""
-    head, heads = model.get_output_embeddings(), fresh_modules(model)
-    linear = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head and not is_inside(name, heads)
-    ]
+    linear = linear_names(model)
     experts = [name for name, p in model.named_parameters() if p.dim() == 3 and "expert" in name]
     if experts and wanted in ("all-linear", "mlp"):
         raise RecipeError(

@@ -30,6 +30,7 @@ from transformers.utils import logging
 
 from tutelage.errors import ModelError, is_out_of_memory
 from tutelage.models.fit import check_fit
+from tutelage.models.safetensors_file import read_header, shards
 from tutelage.models.safety import check_folder, read_object
 from tutelage.models.shallow import shallow_config
 from tutelage.models.types import Family, HeadWanted
@@ -86,6 +87,20 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
             fix="update transformers",
         )
     return tokenizer
+
+
+STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+def stored_dtype(path: Path) -> torch.dtype:
+    """The dtype of most weights in a model folder's files: loaded in it, they are pages of the mapped files and no copies."""
+    sizes: dict[torch.dtype, int] = {}
+    for file in shards(path):
+        for tensor in read_header(file):
+            if tensor.dtype in STORED:
+                dtype = STORED[tensor.dtype]
+                sizes[dtype] = sizes.get(dtype, 0) + tensor.elements
+    return max(sizes, key=lambda dtype: sizes[dtype], default=torch.float32)
 
 
 def load_model(path: Path, *, dtype: torch.dtype, shallow: bool = False) -> PreTrainedModel:

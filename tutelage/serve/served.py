@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
 from tutelage.encode.template import Template
+from tutelage.engine.nf4 import Quantisation
 from tutelage.errors import OutputError, Problem, UsageError
 from tutelage.export.artifact import default_folder, export_model, read_artifact
 from tutelage.export.gguf_file import FILE
@@ -80,9 +81,9 @@ def open_served(
     With `base`, the untouched model of a fully tuned run is loaded beside it.
     """
     served: dict[str, Served] = {}
-    groups: dict[Path, dict[str, Located]] = {}
+    groups: dict[tuple[Path, Quantisation | None], dict[str, Located]] = {}
     for name, place in places.items():
-        groups.setdefault(place.model.resolve(), {})[name] = place
+        groups.setdefault((place.model.resolve(), place.quantisation), {})[name] = place
     for members in groups.values():
         served |= _open_group(members, dtype, limits, say, threads)
     if base:
@@ -148,7 +149,7 @@ def _open_group(
 
 
 def _bare(place: Located) -> Located:
-    return Located(place.model, None, place.tokenizer, place.name, place.run)
+    return replace(place, adapter=None)
 
 
 def _fused(members: dict[str, Located], runner: LlamaRunner) -> dict[str, AdapterWeights]:

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from tutelage.data.types import Row
+from tutelage.engine.nf4 import Quantisation
 from tutelage.engine.precision import ExecutionPlan, choose_precision, device_name
 from tutelage.errors import MissingInputError, UsageError
 from tutelage.methods import lora
 from tutelage.methods.adapter_file import CONFIG
+from tutelage.methods.qlora import dequantise, load_base, read_quantisation
 from tutelage.metrics.types import Prediction
 from tutelage.models.fetch import fetch
 from tutelage.models.load import family_of, load_model, load_tokenizer, load_with_head
@@ -82,10 +84,11 @@ def _open_run(
     origin = Path(manifest["model"]["path"])
     if not origin.is_dir():
         origin = fetch(parse_ref(manifest["model"]["name"]), say=say).path
+    quantisation = read_quantisation(tuned)
     if base:
-        return _open(spec, origin, None, origin, longest, (), f"{folder} (base)", precision)
+        return _open(spec, origin, None, origin, longest, (), f"{folder} (base)", precision, quantisation)
     if (tuned / CONFIG).is_file():
-        return _open(spec, origin, tuned, tuned, longest, (), str(folder), precision)
+        return _open(spec, origin, tuned, tuned, longest, (), str(folder), precision, quantisation)
     return _open(spec, tuned, None, tuned, longest, (), str(folder), precision)
 
 
@@ -98,6 +101,7 @@ def _open(
     rows: Sequence[Row],
     name: str,
     wanted: str,
+    quantisation: Quantisation | None = None,
 ) -> OpenedTask:
     check_folder(model)
     device = device_name()
@@ -109,11 +113,15 @@ def _open(
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     torch.manual_seed(0)  # an untouched model's new head is drawn
     wants = task.head
-    loaded = load_model(model, dtype=dtype) if wants.kind == "causal" else load_with_head(model, wants, dtype=dtype)
-    loaded = loaded.to(device)
+
+    def load(dtype: torch.dtype) -> Any:
+        return load_model(model, dtype=dtype) if wants.kind == "causal" else load_with_head(model, wants, dtype=dtype)
+
+    loaded = load_base(load, model, dtype, quantisation).to(device)
     if adapter is not None:
         lora.attach(loaded, adapter)
-        lora.merge(loaded)
+    dequantise(loaded)
+    lora.merge(loaded)
     backbone = task.backbone(loaded.eval())
     plan = ExecutionPlan(
         precision,

@@ -12,10 +12,12 @@ import torch
 
 from tutelage.engine.backbone import Backbone
 from tutelage.engine.lora_linear import LoraLinear
+from tutelage.engine.nf4 import functional
 from tutelage.engine.precision import ExecutionPlan, choose_precision, device_name
 from tutelage.errors import RecipeError
 from tutelage.methods import METHODS, Trainable
 from tutelage.methods.adapter_file import WEIGHTS, read_adapter
+from tutelage.methods.qlora import load_base, quantisation_of
 from tutelage.models.load import load_model, load_with_head
 from tutelage.recipe import Recipe
 from tutelage.tasks.anchored import Anchored, anchored
@@ -39,6 +41,8 @@ def choose_plan(recipe: Recipe) -> ExecutionPlan:
             "fp16 is not available yet", where="precision", why="it needs loss scaling, which is not built",
             fix="precision: bf16, or fp32",
         )  # fmt: skip
+    if quantisation_of(recipe.method):
+        functional()  # refuses before anything is loaded
     threads = recipe.threads or available_cores()
     torch.set_num_threads(threads)
     precision, rates = choose_precision(recipe.precision, device)
@@ -65,7 +69,7 @@ def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: 
         )  # fmt: skip
     torch.set_num_threads(plan.threads)
     torch.manual_seed(recipe.seed)
-    model = material.loaded or load_for(material, plan.dtype)
+    model = material.loaded or load_for(recipe, material, plan.dtype)
     model = model.to(
         device=plan.device, dtype=plan.dtype
     ).eval()  # dropout of the pre-trained model stays off: packing has none
@@ -108,12 +112,14 @@ def start_threads() -> None:
     torch.zeros(2**18).add_(1)
 
 
-def load_for(material: Material, dtype: torch.dtype) -> Any:
-    """The model with the head that the task needs."""
-    head = material.task.head
-    if head.kind == "causal":
-        return load_model(material.fetched.path, dtype=dtype)
-    return load_with_head(material.fetched.path, head, dtype=dtype)
+def load_for(recipe: Recipe, material: Material, dtype: torch.dtype) -> Any:
+    """The model with the head that the task needs, quantised where the method wants it so."""
+    head, path = material.task.head, material.fetched.path
+
+    def load(dtype: torch.dtype) -> Any:
+        return load_model(path, dtype=dtype) if head.kind == "causal" else load_with_head(path, head, dtype=dtype)
+
+    return load_base(load, path, dtype, quantisation_of(recipe.method))
 
 
 def set_training(model: Any, on: bool = True) -> None:

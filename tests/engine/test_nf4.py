@@ -1,0 +1,158 @@
+"""NF4 weights: what they hold is what the paper defines, products and gradients are those of the dequantised weight."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from tutelage.engine.linear import base_linear
+from tutelage.engine.lora_linear import LoraLinear
+from tutelage.engine.nf4 import (
+    DEQUANTISED_AT_ONCE,
+    Nf4Linear,
+    Quantisation,
+    Scratch,
+    _bounds,
+    coded_blocks,
+    plain_values,
+)
+
+SHAPES = [(48, 128), (48, 100), (64, 96), (7, 33), (1, 64), (1200, 1024)]  # rows of whole blocks, of parts; odd; large
+HOW = [Quantisation(), Quantisation(double=False), Quantisation(block_size=256), Quantisation(32)]
+
+
+def layer(
+    shape: tuple[int, int], how: Quantisation = HOW[0], seed: int = 0, scratch: Scratch | None = None
+) -> Nf4Linear:
+    torch.manual_seed(seed)
+    return Nf4Linear(torch.randn(shape) * 0.02, torch.randn(shape[0]), how, scratch or Scratch())
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_dequantised_is_the_plain_table_times_the_scales(shape: tuple[int, int], how: Quantisation) -> None:
+    made = layer(shape, how)
+    expected = plain_values(made)
+    assert torch.equal(made._weight(torch.float32), expected)
+    assert torch.equal(made._weight(torch.bfloat16), expected.to(torch.bfloat16))
+    assert torch.equal(made._weight(torch.float64), expected.double())
+    assert torch.equal(made.dense(), expected)
+    torch.manual_seed(0)
+    error = (expected - torch.randn(shape) * 0.02).norm() / (torch.randn(shape) * 0.02).norm()
+    assert error < 0.13, "a 4-bit normal float loses about a tenth of a normal weight"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("block", [32, 64, 1024])
+def test_quantised_as_bitsandbytes_does(block: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    values = (torch.randn(1 << 15) * 0.02).to(dtype)
+    values[:64], values[64:96], values[100] = 0.0, values[100], -3.0  # zeros, values on the edge, an outlier
+    for ours, theirs in zip(coded_blocks(values, block), coded_blocks(values, block, fast=False)):
+        assert torch.equal(ours, theirs)
+        assert len(ours.unique()) > 16
+    grid = torch.tensor(_bounds()).repeat_interleave(3) + torch.tensor([-1e-7, 0.0, 1e-7]).repeat(15)
+    edges = torch.cat((torch.ones(1), grid, torch.zeros(18)))  # where one code gives way to the next
+    for ours, theirs in zip(coded_blocks(edges, 64), coded_blocks(edges, 64, fast=False)):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_large_one_goes_through_the_scratch_in_parts() -> None:
+    scratch = Scratch()
+    big = layer(SHAPES[-1], scratch=scratch)
+    assert DEQUANTISED_AT_ONCE < 1200 * 1024
+    before = big._weight(torch.bfloat16)
+    assert before.data_ptr() == big._weight(torch.bfloat16).data_ptr()
+    assert len(scratch.buffers) == 1
+    assert big.dense().data_ptr() != big.dense().data_ptr()  # whoever asks for the weight may keep it
+
+
+@pytest.mark.parametrize("how", HOW[:3], ids=str)
+def test_its_bytes_are_the_published_bits_per_weight(how: Quantisation) -> None:
+    made = layer((1024, 1024), how)
+    assert made.weight_bytes * 8 / 1024**2 == pytest.approx(how.bits, rel=1e-6)
+    assert made.weight_bytes / (2 * 1024**2) <= 0.30
+    assert Quantisation().bits == pytest.approx(4.127, abs=5e-4)
+
+
+def test_another_dtype_for_the_model_changes_no_block() -> None:
+    made = layer((96, 128))
+    expected, model = plain_values(made), nn.Sequential(made)
+    model.to(torch.bfloat16)
+    assert made.like.dtype == made.dense().dtype == torch.bfloat16
+    assert torch.equal(made._weight(torch.float32), expected)
+    assert torch.equal(copy.deepcopy(model)[0]._weight(torch.float32), expected)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 1e-3)], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("shape", [(48, 100), (1200, 1024)], ids=str)
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
+def test_adapter_gradients_are_those_of_dequantise_then_matmul(
+    shape: tuple[int, int], dtype: torch.dtype, tolerance: float, fast: bool
+) -> None:
+    """Also after an evaluation in between, and when another weight has taken the scratch before the backward."""
+    scratch = Scratch()
+    base, other = layer(shape, scratch=scratch).to(dtype), layer(shape, seed=5, scratch=scratch).to(dtype)
+    ours = LoraLinear(base, rank=4, scale=2.0, fast=fast)
+    torch.manual_seed(1)
+    ours.b.data.normal_(std=0.1)
+    ours.a.data.normal_(std=0.1)
+    x, g = torch.randn(33, shape[1]).to(dtype), torch.randn(33, shape[0]).to(dtype)
+    expected = reference(ours, x, g, dtype)
+    for _ in range(2):
+        ours.eval()
+        with torch.no_grad():
+            assert torch.equal(ours(x), ours(x))
+        ours.train()
+        found = ours.zero_grad(), run(ours, x, g, other)
+        for name, mine, theirs in zip(("y", "dx", "da", "db"), found[1], expected):
+            assert theirs.norm() > 0
+            allowed = 4 * tolerance if name in ("y", "dx") else tolerance  # in bf16 themselves: rounded once or twice
+            assert (mine.double() - theirs.double()).norm() / theirs.double().norm() <= allowed, name
+
+
+def run(ours: LoraLinear, x: Tensor, g: Tensor, other: Nf4Linear) -> tuple[Tensor, ...]:
+    given = x.clone().requires_grad_()
+    y = ours(given)
+    other._weight(x.dtype)
+    y.backward(g)
+    assert given.grad is not None and ours.a.grad is not None and ours.b.grad is not None  # noqa: PT018
+    return y.detach(), given.grad, ours.a.grad, ours.b.grad
+
+
+def reference(ours: LoraLinear, x: Tensor, g: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    base: Nf4Linear = ours.base  # type: ignore[assignment]
+    given, weight = x.clone().requires_grad_(), plain_values(base).to(dtype)
+    a, b = ours.a.detach().clone().requires_grad_(), ours.b.detach().clone().requires_grad_()
+    y = nn.functional.linear(given, weight, base.bias()) + (given @ a.to(dtype).t() @ b.to(dtype).t()) * ours.scale
+    y.backward(g)
+    assert given.grad is not None and a.grad is not None and b.grad is not None  # noqa: PT018
+    return y.detach(), given.grad, a.grad, b.grad
+
+
+def test_a_layer_without_an_adapter_hands_its_gradient_on() -> None:
+    made = layer((24, 128))
+    x = torch.randn(2, 5, 128, requires_grad=True)
+    y = made(x)
+    y.square().sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, 2 * y.detach() @ plain_values(made))
+    assert not any(p.requires_grad for p in made.parameters())
+
+
+@pytest.mark.parametrize("kind", ["linear", "linear without bias", "conv"])
+def test_the_plain_layer_comes_back_with_dequantised_values(kind: str) -> None:
+    torch.manual_seed(0)
+    module: nn.Module = Conv1D(96, 128) if kind == "conv" else nn.Linear(128, 96, bias=kind == "linear")
+    made = Nf4Linear.of(module, HOW[0], Scratch())
+    plain, x = made.module(), torch.randn(3, 128)
+    assert type(plain) is type(module)
+    assert [(n, p.shape) for n, p in plain.named_parameters()] == [(n, p.shape) for n, p in module.named_parameters()]
+    torch.testing.assert_close(plain(x), made(x))
+    torch.testing.assert_close(plain(x), module(x), atol=0.4, rtol=0.1)
+    torch.testing.assert_close(base_linear(plain).dense(), plain_values(made))
+    assert made.fan_in_fan_out == (kind == "conv")
+    with pytest.raises(TypeError, match="dequantise"):
+        made.add_(torch.zeros(96, 128))

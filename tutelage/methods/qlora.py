@@ -1,0 +1,118 @@
+"""QLoRA: LoRA over a frozen base in 4 bits (Dettmers et al. 2023, arXiv 2305.14314).
+
+The base is quantised while it is loaded. The adapters are `lora`'s, as are their files; beside them stands
+quantisation.json, from which everything that opens the adapter later quantises the same base in the same way.
+"""
+
+import gc
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutelage.engine.linear import BaseLinear, base_linear
+from tutelage.engine.lora_linear import LoraLinear
+from tutelage.engine.nf4 import Nf4Linear, Quantisation, Scratch, functional
+from tutelage.errors import ModelError, RecipeError
+from tutelage.methods.lora import Lora
+from tutelage.methods.targets import linear_names
+from tutelage.methods.types import METHODS, Trainable
+from tutelage.models.load import stored_dtype
+from tutelage.models.safety import read_object
+from tutelage.recipe import QloraSpec
+from tutelage.runs import write_json
+
+QUANTISATION = "quantisation.json"
+
+
+class Qlora:
+    """Quantises what is not quantised yet, and trains LoRA on it."""
+
+    def prepare(self, model: Any, spec: QloraSpec, *, seed: int) -> Trainable:
+        """As `lora`; every linear layer but the head is quantised, also those without an adapter."""
+        quantise(model, _how(spec))
+        trainable = Lora().prepare(model, spec, seed=seed)
+        values = sum(layer.in_features * layer.out_features for _, layer in quantised(model))
+        return replace(trainable, total=trainable.total + values)
+
+    def save(self, model: Any, spec: QloraSpec, folder: Path, *, base: str) -> None:
+        """A PEFT adapter folder, and how its base was quantised."""
+        Lora().save(model, spec, folder, base=base)
+        how = {"quant_type": spec.quant_type, **asdict(_how(spec))}
+        write_json(folder / QUANTISATION, {**how, "bitsandbytes": version("bitsandbytes")})
+
+
+METHODS.add("qlora")(Qlora())
+
+
+def quantisation_of(spec: object) -> Quantisation | None:
+    """How a recipe's method stores the base; None: as it is."""
+    return _how(spec) if isinstance(spec, QloraSpec) else None
+
+
+def _how(spec: QloraSpec) -> Quantisation:
+    return Quantisation(spec.block_size, spec.double_quant)
+
+
+def read_quantisation(folder: Path) -> Quantisation | None:
+    """How the base of the adapter in `folder` was stored when it was trained; None: as it is."""
+    path = folder / QUANTISATION
+    if not path.is_file():
+        return None
+    values = read_object(path)
+    try:
+        if values["quant_type"] != "nf4":
+            raise ValueError(f"quant_type is {values['quant_type']!r}")
+        return Quantisation(int(values["block_size"]), bool(values["double"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError("this does not say how the base is quantised", where=str(path), why=str(error)) from error
+
+
+def load_base(load: Callable[[torch.dtype], Any], path: Path, dtype: torch.dtype, how: Quantisation | None) -> Any:
+    """What `load` makes of the model folder `path` in `dtype`; with `how`, quantised on the way.
+
+    Loaded in the dtype of the files, weights are pages of the mapped files, which the system may drop again, until something
+    else is made of them: so there is never more in memory than what is quantised already and one layer.
+    """
+    if how is None:
+        return load(dtype)
+    functional()
+    model = load(stored_dtype(path))
+    quantise(model, how)
+    return model.to(dtype)
+
+
+def quantise(model: Any, how: Quantisation) -> None:
+    """Put NF4 blocks in the place of every linear layer's weight but the head's, and let go of the weight."""
+    names, scratch = linear_names(model), Scratch()
+    experts = next((name for name, p in model.named_parameters() if p.dim() == 3 and "expert" in name), None)
+    if experts or not names:
+        what = f"its experts, such as `{experts}`, are no linear layers" if experts else "it has no linear layers"
+        raise RecipeError(
+            "this model cannot be quantised for `qlora`",
+            where="method.kind",
+            why=what,
+            fix="method: lora, or another model",
+        )
+    for name in names:
+        parent, last = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
+        layer = getattr(parent, last)
+        if not isinstance(layer, Nf4Linear):
+            setattr(parent, last, Nf4Linear.of(layer, how, scratch))
+    gc.collect()
+
+
+def quantised(model: Any) -> list[tuple[str, Nf4Linear]]:
+    """(name, layer) of every quantised layer."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, Nf4Linear)]
+
+
+def dequantise(model: Any) -> None:
+    """Put plain layers in the place of all quantised ones, one after the other; adapters stay around theirs."""
+    for name, layer in quantised(model):
+        plain, parent = layer.module(), model.get_submodule(name.rpartition(".")[0])
+        last = name.rpartition(".")[2]
+        setattr(parent, last, base_linear(plain) if isinstance(parent, LoraLinear | BaseLinear) else plain)
