@@ -333,7 +333,7 @@ def show_compare(result: dict[str, Any]) -> Iterator[str]:
     for row in result["changed"][:5]:
         yield ""
         yield f"{row['file']}:{row['row']}  {row['input'][:100]}"
-        yield from block("  first   ", row["before"])
+        yield from block("  first   ", str(row["before"]))
         yield from block("  second  ", str(row["output"]))
 
 

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from tutelage.report import curves, sections, story
 from tutelage.report.evaluation import evaluations
 from tutelage.report.facts import read
+from tutelage.report.measures import measures
 from tutelage.runs import write_text
 
 REPORT = "report.html"
@@ -34,6 +35,7 @@ def render(run: Path) -> str:
         scores=story.scores(facts),
         evaluations=evaluations(run),
         samples=sections.samples(facts),
+        measures=measures(facts.task),
         contract=sections.contract(facts),
         data=sections.data(facts),
         trained=sections.trained(facts),

@@ -193,7 +193,9 @@ class Extractor:
             group = row.context[:80]
             answers = tuple(dict.fromkeys(answer for answer, _ in row.answers))
             predictions.append(
-                Prediction(row.at, row.question, answers, text, {"no answer": nothing - best}, group=group)
+                Prediction(
+                    row.at, row.question, answers, text, {"no answer": nothing - best}, group=group, context=row.context
+                )
             )
         return predictions
 
