@@ -69,6 +69,10 @@ def show_train(result: dict[str, Any]) -> Iterator[str]:
     yield f"train loss    {number(result['train_loss'])}"
     if before or after:
         yield f"held-out loss {loss(before.get('loss'), after.get('loss'))}"
+    if result.get("forgetting"):
+        found = result["forgetting"]
+        worse = [name for name, one in found["forgetting"]["probes"].items() if one["verdict"] == "worse"]
+        yield f"forgotten     {', '.join(worse) or 'nothing that shows'} ({found['rows']} probes, {found['seconds']:.0f} s)"
     if result.get("resumed_from") is not None:
         yield f"resumed from  step {result['resumed_from']:,}"
     chats = result.get("task", "chat") in ("chat", "seq2seq", "text")

@@ -85,13 +85,16 @@ def test_entities_are_coloured(finished_run: Path) -> None:
     write(finished_run, "tags", {**EVALUATION, "task": "tag", "worst": [row], "comparison": {"changed": [row]}})
     page = render(finished_run)
     assert page.count('<mark class="kind-0">Ada &lt;b&gt;<small>LOC</small></mark> met Bo .') == 2
-    assert page.count('<mark class="kind-1">Ada<small>PER</small></mark> &lt;b&gt; met <mark class="kind-1">Bo<small>PER') == 2
+    assert (
+        page.count('<mark class="kind-1">Ada<small>PER</small></mark> &lt;b&gt; met <mark class="kind-1">Bo<small>PER')
+        == 2
+    )
     assert '<p class="text" dir="auto">Ada &lt;b&gt; met Bo .</p>' in page
 
 
 def test_answers_are_marked_where_they_stand(finished_run: Path) -> None:
-    row = example(input="Who?", context="So <i> Ada Lovelace wrote it.", reference=["Ada Lovelace", "nobody"], output="Lovelace wrote",
-                  before="So")  # fmt: skip
+    row = example(input="Who?", context="So <i> Ada Lovelace wrote it.", reference=["Ada Lovelace", "nobody"],
+                  output="Lovelace wrote", before="So")  # fmt: skip
     write(finished_run, "spans", {**EVALUATION, "task": "extract", "comparison": {"changed": [row]}})
     page = render(finished_run)
     assert (

@@ -10,6 +10,9 @@ def test_perplexity_is_said_of_tokens_only() -> None:
 
 
 def test_what_kind_of_labels_decides() -> None:
-    units = [measures({"kind": "classify", **more}).unit for more in ({"verbalised": True}, {"num_labels": 1}, {"multi_label": True})]
+    units = [
+        measures({"kind": "classify", **more}).unit
+        for more in ({"verbalised": True}, {"num_labels": 1}, {"multi_label": True})
+    ]
     assert units == ["nats per target token", "squared error", "nats per label that may hold"]
     assert measures({}).perplexity

@@ -19,7 +19,7 @@ from tutelage.train.setup import build_state, choose_plan
 def state(model_folder: Callable[[str], Path], chat_file: Callable[[int], Path], tmp_path: Path) -> TrainState:
     values = {
         "model": str(model_folder("llama")), "data": {"train": str(chat_file(24))}, "method": {"kind": "lora", "rank": 4},
-        "optim": {"steps": 2, "batch_size": 24}, "max_tokens": 400, "precision": "fp32", "threads": 1,
+        "optim": {"steps": 2, "batch_size": 24}, "max_tokens": 400, "precision": "fp32", "forgetting": False, "threads": 1,
         "batch": {"tokens": 4096},
     }  # fmt: skip
     recipe = make_recipe(values)

@@ -9,8 +9,8 @@ from markupsafe import Markup
 from tutelage.report.facts import listed
 from tutelage.report.marked import Marked, Piece, entities, in_context, kinds_of
 from tutelage.report.svg import Span, bar, spans
-from tutelage.report.words import clipped, count, number, ratio, score
-from tutelage.runs import read_json
+from tutelage.report.words import clipped, count, duration, number, ratio, score
+from tutelage.runs import FORGETTING, read_json
 
 FILE = "evaluation.json"
 MAX_TEXT = 1200
@@ -39,6 +39,17 @@ def evaluations(run: Path) -> list[dict[str, Any]]:
         if isinstance(value, dict) and isinstance(value.get("metrics"), dict):
             found.append(_evaluation(path.parent.name, value))
     return found
+
+
+def aftermath(run: Path) -> dict[str, Any]:
+    """What training itself measured of what was forgotten; empty where it did not."""
+    path = run / FORGETTING
+    found = _mapping(read_json(path)) if path.is_file() else {}
+    shown = _forgetting(_mapping(found.get("forgetting")), {})
+    if not shown:
+        return {}
+    cost = f"Measured at the end of the run on {count(found.get('rows'))} small probes, in {duration(found.get('seconds'))}."
+    return {**shown, "cost": f"{cost} tutelage evaluate measures more of them, and on your own files."}
 
 
 def _evaluation(name: str, value: dict[str, Any]) -> dict[str, Any]:

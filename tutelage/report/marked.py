@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tutelage.metrics.tag_schemes import lenient
 
@@ -54,9 +55,11 @@ def in_context(context: str, answers: Mapping[str, Sequence[str]], most: int) ->
     begins = [start for found in places.values() for start, _ in found]
     first = max(0, min(begins, default=0) - most // 3) if len(context) > most else 0
     last = min(len(context), first + most)
-    edges = sorted({first, last, *(min(max(e, first), last) for found in places.values() for pair in found for e in pair)})
+    edges = sorted(
+        {first, last, *(min(max(e, first), last) for found in places.values() for pair in found for e in pair)}
+    )
     pieces = []
-    for start, stop in zip(edges, edges[1:]):
+    for start, stop in pairwise(edges):
         looks = [look for look in LOOKS if any(a <= start and stop <= b for a, b in places.get(look, ()))]
         pieces.append(Piece(context[start:stop], " ".join(looks)))
     hidden = len(context) - (last - first)

@@ -119,7 +119,9 @@ def _lead(facts: Facts, status: str, before: dict[str, Any], after: dict[str, An
         rows = things(after.get("rows"), "held-out row")
         size = things(after.get("target_tokens"), names.target)
         on = rows if names.target == "row" else f"{rows} ({size})"
-        what, key, show = ("Perplexity", "perplexity", score) if names.perplexity else (names.right, "accuracy", percent)
+        what, key, show = (
+            ("Perplexity", "perplexity", score) if names.perplexity else (names.right, "accuracy", percent)
+        )
         if before:
             when = "before and after" if status == "Finished" else "before the first step and in between"
             values = f"from {show(before.get(key))} to {show(after.get(key))}"
