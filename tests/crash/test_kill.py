@@ -26,7 +26,8 @@ def recipe(model: Path, data: Path, method: str, steps: int, out: Path) -> tutel
             "model": str(model), "data": {"train": str(data), "validation": 0.2},
             "method": {"kind": "lora", "rank": 4, "dropout": 0.1} if method == "lora" else "full",
             "optim": {"steps": steps, "batch_size": 4, "learning_rate": 1e-3}, "max_tokens": 400,
-            "save": {"every": 1, "keep": 2}, "validate": {"every": 5, "rows": 4}, "precision": "fp32", "forgetting": False, "threads": 1,
+            "save": {"every": 1, "keep": 2}, "validate": {"every": 5, "rows": 4}, "precision": "fp32",
+            "forgetting": False, "threads": 1,
             "batch": {"tokens": 128}, "out": str(out), "seed": 3,
         }
     )  # fmt: skip
