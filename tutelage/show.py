@@ -327,12 +327,24 @@ def show_evaluate(result: dict[str, Any]) -> Iterator[str]:
         yield f"report        {result['report']}"
 
 
+def show_judge(found: Mapping[str, Any] | None) -> Iterator[str]:
+    """What the judge says of the second, and whether it says the same in both orders."""
+    if found is None:
+        return
+    yield (
+        f"judge   {found['model']}: the second is {found['verdict']}; wins {found['wins']}, ties {found['ties']}, "
+        + (f"losses {found['losses']}, {interval(found['win_rate'])} of the rows")
+    )
+    yield f"        both orders agree on {interval(found['agreement'])}; {found['unread']} rows without a verdict; {found['rows']}"
+
+
 def show_compare(result: dict[str, Any]) -> Iterator[str]:
     """The verdicts, then rows that changed."""
     yield f"first   {result['first']}"
     yield f"second  {result['second']}"
     yield f"{result['n']:,} rows of {result['data']}, task {result['task']}"
     yield from verdicts(result["differences"])
+    yield from show_judge(result["judge"])
     yield from show_forgetting(result["forgetting"])
     for row in result["changed"][:5]:
         yield ""
