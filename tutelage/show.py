@@ -331,10 +331,9 @@ def show_judge(found: Mapping[str, Any] | None) -> Iterator[str]:
     """What the judge says of the second, and whether it says the same in both orders."""
     if found is None:
         return
-    yield (
-        f"judge   {found['model']}: the second is {found['verdict']}; wins {found['wins']}, ties {found['ties']}, "
-        + (f"losses {found['losses']}, {interval(found['win_rate'])} of the rows")
-    )
+    said = found["verdict"] if found["verdict"] != "cannot tell" else "not told from the first"
+    yield f"judge   {found['model']}: the second is {said}; wins {found['wins']}, ties {found['ties']}, losses {found['losses']}"
+    yield f"        it wins {interval(found['win_rate'])} of the rows, a tie being half a win"
     yield f"        both orders agree on {interval(found['agreement'])}; {found['unread']} rows without a verdict; {found['rows']}"
 
 
