@@ -1,4 +1,4 @@
-"""`python bench/examples/run.py [sentiment ...]`: every shipped recipe as a user runs it, and the table of docs/examples.md.
+"""`python bench/examples/run.py [sentiment ...] [--write]`: every shipped recipe as a user runs it; `--write`: into docs/examples.md.
 
 Each is trained and evaluated on its test rows by the commands themselves, in processes of their own. Peak memory is the
 high-water mark of anonymous resident memory of both, sampled; the time is that of the whole commands.
@@ -69,13 +69,25 @@ def main() -> None:
     parser.add_argument("examples", nargs="*", default=EXAMPLES)
     parser.add_argument("--out", type=Path, default=Path("/tmp/tutelage-examples"))
     parser.add_argument("--set", action="append", default=[], help="threads=1 where other work runs beside")
+    parser.add_argument("--write", action="store_true", help="put the rows into the table of docs/examples.md")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    print("| example | metric | untouched | tuned | verdict | best baseline | train + evaluate | peak memory |")
-    print("|---|---|---|---|---|---|---|---|")
     for name in given.examples:
-        for line in rows(run(name, given.out, given.set)):
-            print(line, flush=True)
+        lines = list(rows(run(name, given.out, given.set)))
+        print(*lines, sep="\n", flush=True)
+        if given.write:
+            write(name, lines)
+
+
+def write(name: str, lines: list[str]) -> None:
+    """Replace the example's rows in the table of docs/examples.md."""
+    page = ROOT / "docs" / "examples.md"
+    before = page.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in before if not line.startswith(f"| `{name}` |")]
+    places = [i for i, line in enumerate(before) if line.startswith(f"| `{name}` |")]
+    at = places[0] if places else max(i for i, line in enumerate(before) if line.startswith("| `")) + 1
+    kept[at:at] = lines
+    page.write_text("\n".join(kept) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
