@@ -1,4 +1,4 @@
-"""`python bench/examples/run.py [sentiment ...] [--write]`: every shipped recipe as a user runs it; `--write`: into docs/examples.md.
+"""`python bench/examples/run.py [sentiment ...] [--write]`: every shipped recipe as a user runs it, for docs/examples.md.
 
 Each is trained and evaluated on its test rows by the commands themselves, in processes of their own. Peak memory is the
 high-water mark of anonymous resident memory of both, sampled; the time is that of the whole commands.

@@ -54,7 +54,9 @@ def test_a_text_is_read_in_windows_that_share_no_target(harness: Harness, model_
     assert long < 10 * short
 
 
-def test_it_writes_up_to_a_stop_and_what_it_writes_is_greedy(harness: Harness) -> None:
+def test_it_writes_up_to_a_stop_and_what_it_writes_is_greedy(
+    harness: Harness, model_folder: Callable[[str], Path]
+) -> None:
     settings = {"max_gen_toks": 6, "until": []}
     (whole,) = harness.generate_until(asked("generate_until", ("Why is the sky blue?", settings)))
     assert whole
@@ -64,7 +66,8 @@ def test_it_writes_up_to_a_stop_and_what_it_writes_is_greedy(harness: Harness) -
     text = harness.apply_chat_template([{"role": "user", "content": "Yes?"}])
     assert text.endswith("<|im_start|>assistant\n")
     ids, _ = harness.template.tokenise(["Why is the sky blue?"], [None])[0]
+    model = AutoModelForCausalLM.from_pretrained(model_folder("llama"), dtype=torch.float32).eval()
     with torch.no_grad():
-        best = int(harness.model(input_ids=torch.tensor([list(ids)])).logits[0, -1].argmax())
+        best = int(model(input_ids=torch.tensor([list(ids)])).logits[0, -1].argmax())
     others = [([*ids, token], len(ids)) for token in (best, (best + 1) % 400)]
     assert [greedy for _, greedy in harness._scored(others)] == [True, False]
