@@ -19,7 +19,9 @@ from tutelage.recipe import (
     DataSpec,
     DedupeSpec,
     FullSpec,
+    HalfSpec,
     LoraSpec,
+    LossSpec,
     OptimSpec,
     Recipe,
     SaveSpec,
@@ -38,7 +40,7 @@ MEANINGS = {
     "task": "what is learnt: `chat`, `classify`, `tag`, `extract`, `seq2seq` or `text` ([tasks](tasks.md)); short for "
     "`{kind: chat}`",
     "data": "where the labelled rows are",
-    "method": "what trains: `lora` or `full`; short for `{kind: lora}`",
+    "method": "what trains: `lora`, `full` or `half` ([half](half.md)); short for `{kind: lora}`",
     "optim": "the optimiser and its schedule",
     "over_length": "what happens to an example longer than `max_tokens`: dropped and listed, or cut at its end and counted",
     "precision": "what frozen weights and activations are held in; trained weights and their moments are always fp32. "
@@ -73,7 +75,9 @@ SECTIONS: list[tuple[str, str, type[Spec]]] = [
     ("`data.split`", "data.split.", SplitSpec),
     ("`method: lora`", "method.", LoraSpec),
     ("`method: full`", "method.", FullSpec),
+    ("`method: half`", "method.", HalfSpec),
     ("`optim`", "optim.", OptimSpec),
+    ("`loss`", "loss.", LossSpec),
     ("`save`", "save.", SaveSpec),
     ("`validate`", "validate.", ValidateSpec),
     ("`batch`", "batch.", BatchSpec),

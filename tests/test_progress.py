@@ -4,7 +4,7 @@ import re
 import pytest
 
 from tutelage.progress import Progress, clock
-from tutelage.train.types import BudgetHalved, Finished, Resumed, Saved, Step, Validated
+from tutelage.train.types import BudgetHalved, Drawn, Finished, Resumed, Saved, Step, Validated
 
 
 class Terminal(io.StringIO):
@@ -117,6 +117,16 @@ def test_only_trouble_with_checkpoints_is_news() -> None:
         "warning: step-3 is torn",
         "continuing after step 2 from checkpoints/step-2",
     ]
+
+
+def test_each_round_says_what_trains_and_steps_go_on_below_it() -> None:
+    file = io.StringIO()
+    watch = Progress(steps=2, file=file)
+    for event in (step(1), Drawn(1, 1, 1200, {"attention": [4, 8, 64, 128], "norm": [2, 5, 8, 20]}, ("w",)), step(2)):
+        watch(event)
+    lines = file.getvalue().splitlines()
+    assert lines[1] == "round 2: 1,200 parameters train (4 of 8 attention, 2 of 5 norm parts, and the embeddings)"
+    assert [line.partition("  ")[0] for line in (lines[0], lines[2])] == ["step 1/2", "step 2/2"]
 
 
 def test_durations() -> None:

@@ -41,11 +41,31 @@ def test_overrides_are_yaml_and_reach_into_short_forms(tmp_path: Path) -> None:
     assert [source.path for source in made.data.train] == ["b.jsonl", "c.jsonl"]
 
 
+@pytest.mark.parametrize("text, numbers", [("7", {7}), ("[0, 2-4]", {0, 2, 3, 4}), ("1 - 2", {1, 2}), ("null", None)])
+def test_layers_are_numbers_and_ranges(text: str, numbers: set[int] | None, tmp_path: Path) -> None:
+    assert recipe(tmp_path, SHORT + "method: lora\n", f"method.layers={text}").method.layer_numbers() == numbers
+
+
 WRONG = [
     (SHORT + "optim: {learning_rat: 1}\n", "unknown key `optim.learning_rat`", "did you mean `learning_rate`"),
     (SHORT + "num_train_epochs: 1\n", "unknown key `num_train_epochs`", "`optim.epochs`"),
     (SHORT + "method: {kind: lora, r: 4}\n", "unknown key `method.r`", "`rank`"),
-    (SHORT + "method: {kind: lorra}\n", "`method.kind` must be one of full, lora", ""),
+    (SHORT + "method: {kind: lora, use_dora: true}\n", "unknown key `method.use_dora`", "`method.dora`"),
+    (SHORT + "method: {kind: lora, doora: true}\n", "unknown key `method.doora`", "did you mean `dora`"),
+    (SHORT + "method: {kind: lora, init: pisa}\n", "`method.init`", "'pissa'"),
+    (
+        SHORT + "method: {kind: lora, init: pissa, adapter: a}\n",
+        "init: pissa has no effect with `adapter`",
+        "leave one out",
+    ),
+    (SHORT + "method: {kind: lora, layers: [0, 3-1]}\n", "layers: `3-1` is not a range", "20-29"),
+    (SHORT + "method: {kind: lora, layers: []}\n", "layers: name at least one", ""),
+    (SHORT + "method: {kind: lora, layers: [-1]}\n", "layers: -1 is no layer", "from 0"),
+    (SHORT + "method: {kind: lora, loraplus_ratio: 0.5}\n", "`method.loraplus_ratio`", "greater than or equal to 1"),
+    (SHORT + "method: {kind: full, loraplus_ratio: 4}\n", "unknown key `method.loraplus_ratio`", ""),
+    (SHORT + "optim: {neftune_noise_alpha: 5}\n", "unknown key", "`optim.neftune_alpha`"),
+    (SHORT + "method: {kind: lora, targets: mlp}\n", "unknown key", "`target_modules`"),
+    (SHORT + "method: {kind: lorra}\n", "`method.kind` must be one of full, half, lora", ""),
     (SHORT + "method: {kind: full, rank: 4}\n", "unknown key `method.rank`", ""),
     (SHORT + "optim: {learning_rate: fast}\n", "optim.learning_rate", "'fast'"),
     (SHORT + "optim: {epochs: -1}\n", "optim.epochs", "greater than 0"),

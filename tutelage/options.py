@@ -122,12 +122,12 @@ class Export:
     """Write a tuned model for other programs, and prove that it still is the same model."""
 
     model: Annotated[str, "a run folder, an adapter or model folder, or a name"]
-    to: Annotated[str, "peft, merged[:fp32|bf16|fp16], gguf[:f16|f32|bf16|q8_0|q4_0|q4_k_m|...] or ollama[:...]"] = (
+    to: Annotated[str, "peft, merged[:fp32|bf16|fp16], gguf[:f16|f32|bf16|q8_0|q4_0|...], ollama[:...] or onnx"] = (
         "merged"
     )
     out: Annotated[str | None, "the folder of the export; by default exports/ in the run folder"] = None
     data: Annotated[str | None, "a file of rows to replay; by default the run's held-out ones"] = None
-    prompts: Annotated[int, "how many held-out prompts the parity gate replays"] = 20
+    prompts: Annotated[int, "how many held-out prompts the parity gate replays; onnx: 25 times as many rows"] = 20
     max_tokens: Annotated[int, "the longest replayed answer in tokens"] = 64
     texts: Annotated[int, "how many hard texts are tokenised both ways"] = 2000
 
@@ -223,7 +223,9 @@ class Serve:
     api_key: Annotated[str | None, "the key that clients must send; made up where one is needed and none given"] = None
     allow_host: Annotated[tuple[str, ...], "another name that clients call this server by (may be repeated)"] = ()
     engine: Annotated[str, "torch, or llama.cpp: exported to GGUF and checked first"] = "torch"
-    precision: Annotated[str, "torch: auto (measured), fp32 or bf16; llama.cpp: auto (q8_0) or any of gguf's"] = "auto"
+    precision: Annotated[
+        str, "torch: auto (measured; with labels: the run's), fp32 or bf16; llama.cpp: auto (q8_0), ..."
+    ] = "auto"
     base: Annotated[bool, "load the untouched model of a fully tuned run too (that of an adapter is always there)"] = (
         False
     )

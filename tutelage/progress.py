@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from tutelage.train.memory import anonymous_mib
-from tutelage.train.types import BudgetHalved, Event, Finished, Resumed, Saved, Step, Validated
+from tutelage.train.types import BudgetHalved, Drawn, Event, Finished, Resumed, Saved, Step, Validated
 
 LIVE_SECONDS = 0.1  # how often the live line is redrawn at most
 PLAIN_SECONDS = 5.0  # how often a plain line is written at most ...
@@ -96,6 +96,11 @@ class Progress:
         """Say that memory ran out and what changed."""
         self.say(f"warning: memory ran out in step {event.step}: again with micro-batches of {event.tokens} tokens")
 
+    def redrawn(self, event: Drawn) -> None:
+        """Say which half trains."""
+        parts = ", ".join(f"{some} of {all_} {category}" for category, (some, all_, *_) in event.categories.items())
+        self.say(f"round {event.round + 1}: {event.parameters:,} parameters train ({parts} parts, and the embeddings)")
+
     def finished(self, event: Finished) -> None:
         """Leave the last line on the screen."""
         if self.pending:
@@ -123,7 +128,7 @@ class Progress:
 
 SHOW_EVENT: dict[type, Callable[..., None]] = {
     Step: Progress.step, Validated: Progress.validated, Saved: Progress.saved, Resumed: Progress.resumed,
-    BudgetHalved: Progress.budget_halved, Finished: Progress.finished,
+    BudgetHalved: Progress.budget_halved, Drawn: Progress.redrawn, Finished: Progress.finished,
 }  # fmt: skip
 
 

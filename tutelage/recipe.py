@@ -11,6 +11,7 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tutelage.errors import MissingInputError, Problem, RecipeError
+from tutelage.methodspec import LoraSpec as LoraSpec
 from tutelage.registry import suggestion
 from tutelage.taskspec import TASKS, ClassifySpec, ExtractSpec, Seq2SeqSpec, Spec, TagSpec, TextSpec
 from tutelage.taskspec import ChatSpec as ChatSpec  # named here by who reads recipes
@@ -113,22 +114,30 @@ class DataSpec(Spec):
         return self
 
 
-class LoraSpec(Spec):
-    """Method `lora` (Hu et al. 2021, arXiv 2106.09685)."""
-
-    kind: Literal["lora"] = "lora"
-    rank: int = Field(16, ge=1, le=4096)
-    alpha: float = Field(32.0, gt=0)
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    rslora: bool = Field(False, description="scale by alpha / sqrt(rank) (arXiv 2312.03732) instead of alpha / rank")
-    target_modules: Literal["all-linear"] | list[str] = Field("all-linear", description="as PEFT means it")
-    adapter: str | None = Field(None, description="a PEFT adapter folder to continue from")
-
-
 class FullSpec(Spec):
-    """Method `full`: every parameter trains."""
+    """Method `full`: every parameter trains, or those that patterns for parameter names leave."""
 
     kind: Literal["full"] = "full"
+    train: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None,
+        description="only parameters that match, e.g. [layers.20-29, norm] ([patterns](half.md#freezing-by-pattern))",
+    )
+    freeze: list[str] = Field(default_factory=list, description="parameters that do not train, e.g. [embed_tokens]")
+
+
+def _round(value: object) -> object:
+    if value not in ("run", "epoch") and (type(value) is not int or value < 1):
+        raise ValueError("a round is `run`, `epoch` or a number of optimiser steps")
+    return value
+
+
+class HalfSpec(Spec):
+    """Method `half` (Hui et al. 2024, arXiv 2404.18466): in each round a random half of the matrices and norms trains."""
+
+    kind: Literal["half"] = "half"
+    round: Annotated[Literal["run", "epoch"] | Annotated[int, Field(ge=1)], BeforeValidator(_round)] = Field(
+        "run", description="when another half is drawn: never, every epoch, or every so many optimiser steps"
+    )
 
 
 class OptimSpec(Spec):
@@ -144,6 +153,9 @@ class OptimSpec(Spec):
     max_grad_norm: float = Field(1.0, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
+    neftune_alpha: float | None = Field(
+        None, gt=0, description="noise on the embeddings while training (NEFTune, arXiv 2310.05914), e.g. 5; none: none"
+    )
 
 
 class SaveSpec(Spec):
@@ -161,6 +173,15 @@ class ValidateSpec(Spec):
     rows: int = Field(200, ge=1, description="score at most this many rows, the same ones each time")
 
 
+class LossSpec(Spec):
+    """What is added to the loss."""
+
+    kl: float = Field(
+        0.0, ge=0.0, description="times KL(base || tuned) in nats at every target: holds the model to what it was "
+        "([against forgetting](forgetting.md)); for tasks whose targets are tokens of a causal model"
+    )  # fmt: skip
+
+
 class BatchSpec(Spec):
     """Execution only: changes speed and memory, never the mathematics."""
 
@@ -169,7 +190,7 @@ class BatchSpec(Spec):
 
 
 Method = Annotated[
-    Annotated[LoraSpec | FullSpec, Field(discriminator="kind")],
+    Annotated[LoraSpec | FullSpec | HalfSpec, Field(discriminator="kind")],
     BeforeValidator(_kind_only),
 ]
 
@@ -182,6 +203,7 @@ class Recipe(Spec):
     data: DataSpec
     method: Method = Field(default=LoraSpec())
     optim: OptimSpec = Field(default=OptimSpec())
+    loss: LossSpec = Field(default=LossSpec(), description="what is added to the loss, against forgetting")
     max_tokens: int = Field(1024, ge=2, description="the longest example in tokens")
     over_length: Literal["drop", "truncate"] = "drop"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -195,6 +217,16 @@ class Recipe(Spec):
     forgetting: bool = Field(True, description="generative models: measure on small probes what training took away")
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _base_has_the_same_targets(self) -> "Recipe":
+        own_head = self.task.kind in ("tag", "extract") or (self.task.kind == "classify" and not self.task.verbalised)
+        if self.loss.kl and own_head:
+            raise ValueError(
+                f"loss.kl: the task {self.task.kind} trains a head that the base model lacks: leave `loss.kl` out, or use "
+                "`task: {kind: classify, verbalised: true}`"
+            )
+        return self
 
 
 class _Loader(yaml.SafeLoader):
@@ -299,6 +331,9 @@ ALIASES = {
     "per_device_train_batch_size": "optim.batch_size", "gradient_accumulation_steps": "optim.batch_size",
     "base_model": "model", "model_name_or_path": "model", "dataset": "data.train", "datasets": "data.train",
     "lora_r": "method.rank", "r": "rank", "lora_alpha": "method.alpha", "lora_dropout": "method.dropout",
+    "use_rslora": "method.rslora", "use_dora": "method.dora", "init_lora_weights": "method.init",
+    "loraplus_lr_ratio": "method.loraplus_ratio", "layers_to_transform": "method.layers", "targets": "target_modules",
+    "lora_target_modules": "method.target_modules", "neftune_noise_alpha": "optim.neftune_alpha",
     "output_dir": "out", "sequence_len": "max_tokens", "cutoff_len": "max_tokens", "max_length": "max_tokens",
     "max_seq_length": "max_tokens", "adapter": "method", "bf16": "precision", "fp16": "precision",
     "save_steps": "save.every", "eval_steps": "validate.every", "val_set_size": "data.validation",
@@ -306,7 +341,8 @@ ALIASES = {
 
 
 # Tags of unions, which pydantic puts into the place of an error and nobody has typed.
-KINDS = {"lora", "full", *TASKS}
+METHODS: dict[str, type[Spec]] = {"full": FullSpec, "half": HalfSpec, "lora": LoraSpec}
+KINDS = {*METHODS, *TASKS}
 
 
 def _problem(item: dict[str, Any], where: str) -> Problem:
@@ -320,17 +356,18 @@ def _problem(item: dict[str, Any], where: str) -> Problem:
     if item["type"] == "missing":
         return Problem(f"`{key}` is missing", where, fix=f"add `{key}:`")
     if item["type"].startswith("union_tag"):
-        known = sorted(TASKS) if key == "task" else ["full", "lora"]
+        known = sorted(TASKS if key == "task" else METHODS)
         why = f"it is {item.get('ctx', {}).get('tag')!r}"
         return Problem(f"`{key}.kind` must be one of {', '.join(known)}", where, why=why)
     given = item.get("input")
     shown = f", and is {given!r}" if isinstance(given, str | int | float | bool) or given is None else ""
-    return Problem(f"`{key}`: {item['msg'].removeprefix('Value error, ')}{shown}", where)
+    message = item["msg"].removeprefix("Value error, ")
+    return Problem(f"`{key}`: {message}{shown}" if key else message, where)
 
 
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
     specs: dict[str, type[Spec]] = {
-        "data": DataSpec, **TASKS, "lora": LoraSpec, "full": FullSpec, "optim": OptimSpec,
+        "data": DataSpec, **TASKS, **METHODS, "optim": OptimSpec, "loss": LossSpec,
         "save": SaveSpec, "validate": ValidateSpec, "batch": BatchSpec, "train": SourceSpec, "dedupe": DedupeSpec,
         "split": SplitSpec,
     }  # fmt: skip

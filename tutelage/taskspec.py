@@ -57,6 +57,9 @@ class ExtractSpec(Spec):
     kind: Literal["extract"] = "extract"
     stride: int = Field(128, ge=0, description="tokens that windows of a long context share")
     max_answer_tokens: int = Field(30, ge=1, description="the longest answer that is predicted")
+    no_answer: bool | None = Field(
+        None, description="a question may have no answer; none: where a training row has none"
+    )
     no_answer_threshold: float = Field(0.0, description="no answer wins from this score difference on")
     allow: list[str] = Field(default_factory=list, description="contract checks that may fail")
 

@@ -103,7 +103,7 @@ def snips(data: Path, out: Path, most: int | None) -> Set:
 
     task = {"kind": "classify", "verbalised": True, "instruction": "What does this user want? {labels}\n\n{text}"}
     return Set("snips", write(out / "snips_train.jsonl", some(rows("train"), most)),
-               write(out / "snips_test.jsonl", some(rows("validate"), most)), task, 1, 2e-4, 16, 256,
+               write(out / "snips_test.jsonl", some(rows("validate"), most)), task, 2, 2e-4, 16, 256,
                "smollm2-135m", {"kind": "lora", "rank": 16, "alpha": 32})  # fmt: skip
 
 

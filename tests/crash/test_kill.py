@@ -20,11 +20,16 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tutelage.verbs.train"])
 
 
+METHODS = {
+    "lora": {"kind": "lora", "rank": 4, "dropout": 0.1}, "full": {"kind": "full"}, "half": {"kind": "half", "round": 3},
+}  # fmt: skip
+
+
 def recipe(model: Path, data: Path, method: str, steps: int, out: Path) -> tutelage.Recipe:
     return tutelage.make_recipe(
         {
             "model": str(model), "data": {"train": str(data), "validation": 0.2},
-            "method": {"kind": "lora", "rank": 4, "dropout": 0.1} if method == "lora" else "full",
+            "method": METHODS[method],
             "optim": {"steps": steps, "batch_size": 4, "learning_rate": 1e-3}, "max_tokens": 400,
             "save": {"every": 1, "keep": 2}, "validate": {"every": 5, "rows": 4}, "precision": "fp32",
             "forgetting": False, "threads": 1,
@@ -95,14 +100,15 @@ def check(method: str, kills: int, steps: int, model: Path, data: Path, tmp_path
     assert inside or kills < 20, "no kill fell inside a save: the test did not test that"
 
 
+@pytest.mark.parametrize("method", ["lora", "half"])
 def test_a_killed_run_goes_on_bit_for_bit(
-    model_folder: Callable[[str], Path], chat_file: Callable[[int], Path], tmp_path: Path
+    method: str, model_folder: Callable[[str], Path], chat_file: Callable[[int], Path], tmp_path: Path
 ) -> None:
-    check("lora", 4, 50, model_folder("llama"), chat_file(30), tmp_path)
+    check(method, 4, 50, model_folder("llama"), chat_file(30), tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", "full", "half"])
 def test_twenty_kills_change_nothing(
     method: str, model_folder: Callable[[str], Path], chat_file: Callable[[int], Path], tmp_path: Path
 ) -> None:

@@ -66,15 +66,35 @@ def test_the_generator_writes_drafts_that_fit_the_schema(served: Any, tmp_path: 
         assert 1 <= len(row["text"]) <= 240
 
 
-def test_the_classifier_labels_every_line_though_the_server_is_small(served: Any, tmp_path: Path) -> None:
-    (tmp_path / "texts.txt").write_text("".join(f"Message {i}.\n" for i in range(12)), encoding="utf-8")
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A server with a trained tiny classifier, which takes few requests at a time."""
+    serve, folder = load(ROOT / "tests" / "serve" / "conftest.py"), tmp_path_factory.mktemp("classifier")
+    (folder / "bert").mkdir()
+    load(ROOT / "tests" / "conformance" / "conftest.py").make_encoder(folder / "bert")
+    running = serve.start([f"tickets={serve.train_task('classify', folder / 'bert', folder)}"], slots=1, queue=1)
+    yield running
+    running.stop()
+
+
+def test_the_classifier_labels_every_line_though_the_server_is_small(classifier: Any, tmp_path: Path) -> None:
+    lines = [
+        f"{text} {i}" for i, text in enumerate(["thanks for the help", "the parcel never came", "a light " * 90] * 7)
+    ]
+    (tmp_path / "texts.txt").write_text("\n".join(lines) + "\n\n", encoding="utf-8")
     out = tmp_path / "labels.csv"
-    run(
-        "batch_classifier.py", str(tmp_path / "texts.txt"), str(out), "--url", f"{served.url}/v1", "--model", "tiny",
-        "--labels", "billing", "technical", "other",
+    said = run(
+        "batch_classifier.py", str(tmp_path / "texts.txt"), str(out), "--url", f"{classifier.url}/v1", "--model", "tickets",
+        "--batch", "3", "--sure", "0.9",
     )  # fmt: skip
     with open(out, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["text"] for row in rows] == [f"Message {i}." for i in range(12)]
-    assert {row["label"] for row in rows} <= {"billing", "technical", "other"}
-    assert all(0 <= float(row["probability"]) <= 1 for row in rows)
+    assert [row["text"] for row in rows] == lines
+    with classifier.client() as client:
+        body = {"model": "tickets", "input": lines, "truncate": True}
+        expected = client.post("/v1/classify", json=body).json()["data"]
+    assert [row["label"] for row in rows] == [item["label"] for item in expected]
+    assert {row["label"] for row in rows[:2]} == {"good", "bad"}
+    again = [row for row in rows if row["look_again"] == "yes"]
+    assert all((float(row["score"]) < 0.9) == (row["look_again"] == "yes") for row in rows)
+    assert f"{len(again)} of them" in said

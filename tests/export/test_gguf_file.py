@@ -1,4 +1,4 @@
-"""GGUF files of every family: read back by our own reader (plain Llama), and run by llama.cpp where it is installed."""
+"""GGUF files of every family: read back by our own reader, and run by llama.cpp where it is installed."""
 
 import importlib.util
 import shutil
@@ -19,6 +19,7 @@ from tutelage.export.gguf_file import FILE, write_gguf
 from tutelage.export.gguf_replica import ConvertedReplica
 from tutelage.export.types import Source
 from tutelage.methods.opening import load_located, locate
+from tutelage.models.gguf_convert import unpermuted
 from tutelage.models.gguf_reader import read_gguf
 
 needs_llama_cpp = pytest.mark.skipif(
@@ -62,10 +63,8 @@ def wide(model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
 
 
 def test_permuting_is_the_inverse_of_reading() -> None:
-    from tutelage.models.gguf_convert import _unpermuted
-
     value = torch.randn(24, 10)
-    assert np.array_equal(_unpermuted(permuted(value, 3).numpy(), 3), value.numpy())
+    assert np.array_equal(unpermuted(permuted(value, 3).numpy(), 3), value.numpy())
 
 
 @pytest.mark.parametrize(
@@ -85,6 +84,56 @@ def test_our_own_reader_reads_the_same_model_back(
     assert replica.stop_ids() == source.template.stop_ids
     replica.close()
     assert not replica.folder.exists()
+
+
+FAMILIES = [
+    ("llama", {}), ("llama", {"rope_parameters": LLAMA3}), ("llama", {"tie_word_embeddings": False}),
+    ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 500_000.0, "factor": 4.0}}),
+    ("llama", {"attention_bias": True, "mlp_bias": True}), ("llama", {"head_dim": 32}),
+    ("mistral", {"sliding_window": None}), ("qwen2", {}), ("qwen2", {"tie_word_embeddings": False}), ("qwen3", {}),
+    ("qwen3", {"head_dim": 32, "attention_bias": True}), ("gemma", {}), ("gemma", {"head_dim": 32}),
+    ("gemma2", {"query_pre_attn_scalar": 16, "sliding_window": 9}),
+    ("gemma3_text", {"query_pre_attn_scalar": 16, "sliding_window": 9, "num_hidden_layers": 7}),
+    ("smollm3", {"num_hidden_layers": 4}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind, changes", FAMILIES)
+def test_every_family_comes_back_with_its_logits(
+    wide: Callable[..., Path], tmp_path: Path, kind: str, changes: Any
+) -> None:
+    source = source_of(wide(kind, **changes))
+    write_gguf(source, tmp_path / FILE, "f32")
+    replica = ConvertedReplica(tmp_path / FILE)
+    ids = list(range(3, 60))
+    with torch.inference_mode():
+        expected = source.model(torch.tensor([ids])).logits[0]
+    # Gemma's norms are stored with 1 added, which costs their last bits.
+    assert float((replica.logits(ids, 0) - expected).abs().max()) <= (1e-4 if kind.startswith("gemma") else 0.0)
+    texts = ["one\n\n3. two  three", "I'm 1969½ naïve 東京 👩‍🚀", "<|im_start|>user\nHi<|im_end|>\n", " a\t b ", ""]
+    for text in texts:
+        for special in (True, False):
+            expected_ids = (source.template.backend if special else source.template.literal).encode(text).ids
+            assert replica.ids_of(text, special=special) == expected_ids
+    replica.close()
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "gemma2", "gemma3_text"])
+@pytest.mark.parametrize("precision, near", [("f16", 0.02), ("bf16", 0.1), ("q8_0", 0.1), ("q4_0", 0.5)])
+def test_every_family_comes_back_rounded(
+    wide: Callable[..., Path], tmp_path: Path, kind: str, precision: str, near: float
+) -> None:
+    """The logits' difference, relative to their spread, is that of the type's rounding."""
+    sizes = {"query_pre_attn_scalar": 16, "sliding_window": 9} if kind.startswith("gemma") else {}
+    source = source_of(wide(kind, **sizes))
+    write_gguf(source, tmp_path / FILE, precision)
+    replica = ConvertedReplica(tmp_path / FILE)
+    ids = list(range(3, 60))
+    with torch.inference_mode():
+        expected = source.model(torch.tensor([ids])).logits[0]
+    off = float((replica.logits(ids, 0) - expected).std() / expected.std())
+    assert 0 < off < near
+    replica.close()
 
 
 def test_matrices_are_stored_as_asked_and_norms_in_full(wide: Callable[..., Path], tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokeniz
 
 import tutelage
 from tutelage.errors import ModelError
-from tutelage.export.gguf_tokens import CONTROL, NORMAL, UNUSED, _vocabulary, splitting_rule
-from tutelage.models.gguf_tokenizer import PRE_TOKENIZERS
+from tutelage.export.gguf_tokens import _vocabulary, splitting_rule
+from tutelage.models.gguf_bpe import PRE_TOKENIZERS
+from tutelage.models.gguf_vocabulary import CONTROL, NORMAL, UNUSED
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"

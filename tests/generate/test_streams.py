@@ -15,6 +15,7 @@ from tutelage.generate.runner import Chunk
 from tutelage.generate.sampling import Sampling
 from tutelage.generate.streams import Batch, Job
 from tutelage.methods import lora
+from tutelage.methods.targets import target_names
 from tutelage.models.load import load_model
 
 TIE = 1e-3
@@ -209,7 +210,7 @@ def adapted(model_folder: Folders) -> tuple[LlamaRunner, dict[str | None, Any]]:
     for seed, (name, targets) in enumerate(layers.items()):
         model = model_of(folder)
         torch.manual_seed(seed)
-        for target in lora.target_names(model, targets):
+        for target in target_names(model, targets):
             layer = lora.wrap(model, target, 3, 2.0, 0.0)
             layer.a.data.normal_(std=0.2)
             layer.b.data.normal_(std=0.2)

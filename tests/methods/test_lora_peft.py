@@ -18,7 +18,9 @@ from transformers.pytorch_utils import Conv1D
 from tutelage.engine.lora_linear import LoraLinear
 from tutelage.errors import MissingInputError, ModelError, RecipeError
 from tutelage.methods import METHODS
-from tutelage.methods.lora import CONFIG, WEIGHTS, attach, lora_layers, merge, target_names
+from tutelage.methods.adapter_file import CONFIG, WEIGHTS
+from tutelage.methods.lora import attach, lora_layers, merge
+from tutelage.methods.targets import target_names
 from tutelage.recipe import LoraSpec
 
 Folders = Callable[[str], Path]
@@ -150,14 +152,26 @@ def test_a_is_drawn_like_pefts_and_by_the_seed(model_folder: Folders) -> None:
         assert float(layer.a.std()) == pytest.approx(bound / math.sqrt(3), rel=0.1)
 
 
-def test_names_that_also_match_other_layers_are_saved_in_full(model_folder: Folders, tmp_path: Path) -> None:
+Q, K = "model.layers.1.self_attn.q_proj", "model.layers.0.self_attn.k_proj"
+
+
+@pytest.mark.parametrize(
+    "wanted, targets, layers", [([Q], ["q_proj"], [1]), ([K, Q], [K, Q], None)], ids=["one layer", "mixed"]
+)
+def test_layers_of_a_part_of_the_model_are_saved_so_that_peft_finds_them(
+    wanted: list[str], targets: list[str], layers: list[int] | None, model_folder: Folders, tmp_path: Path
+) -> None:
     base = model_folder("llama")
-    wanted = "model.layers.1.self_attn.q_proj"
-    spec = LoraSpec(rank=4, alpha=12, target_modules=[wanted])
+    spec = LoraSpec(rank=4, alpha=12, target_modules=wanted)
     model = prepared(base, spec)
     adapter = saved(model, spec, tmp_path / "adapter", base)
-    assert json.loads((adapter / CONFIG).read_text())["target_modules"] == [wanted]
-    assert_same(logits(model), logits(peft.PeftModel.from_pretrained(load(base), adapter)))
+    config = json.loads((adapter / CONFIG).read_text())
+    assert (config["target_modules"], config["layers_to_transform"]) == (targets, layers)
+    loaded = peft.PeftModel.from_pretrained(load(base), adapter)
+    assert_same(logits(model), logits(loaded))
+    assert {n for n, m in loaded.base_model.model.named_modules() if isinstance(m, peft.tuners.lora.LoraLayer)} == {
+        *wanted
+    }
 
 
 # What is refused
@@ -169,7 +183,7 @@ def test_an_unknown_target_is_refused_with_a_suggestion(model_folder: Folders) -
 
 
 REFUSED: dict[str, dict[str, Any]] = {
-    "use_dora": {"use_dora": True}, "modules_to_save": {"modules_to_save": ["lm_head"]}, "bias": {"bias": "all"},
+    "modules_to_save": {"modules_to_save": ["lm_head"]}, "bias": {"bias": "all"},
     "rank_pattern": {"rank_pattern": {"q_proj": 2}}, "alpha_pattern": {"alpha_pattern": {"q_proj": 2}},
     "lora_bias": {"lora_bias": True},
 }  # fmt: skip
@@ -190,7 +204,7 @@ def test_settings_that_we_do_not_compute_are_refused(name: str, model_folder: Fo
     assert caught.value.problems[0].where == str(tmp_path / CONFIG)
 
 
-@pytest.mark.parametrize("how", ["pissa", "pissa_niter_4", "olora"])
+@pytest.mark.parametrize("how", ["pissa_niter_4", "olora"])
 def test_adapters_of_a_changed_base_are_refused(how: str, model_folder: Folders, tmp_path: Path) -> None:
     """These initialisations take their part out of the base weights: added to the plain base they mean another model."""
     adapter, _ = made_by_peft(model_folder("llama"), tmp_path / "peft", init_lora_weights=how)
@@ -222,7 +236,7 @@ def test_another_rank_or_scaling_than_the_recipes_is_refused(model_folder: Folde
         LoraSpec(rank=8, alpha=12, adapter=str(adapter)), LoraSpec(rank=4, alpha=8, adapter=str(adapter)),
         LoraSpec(rank=4, alpha=12, rslora=True, adapter=str(adapter)),
     ):  # fmt: skip
-        with pytest.raises(RecipeError, match="the adapter has rank 4, alpha 12, rslora False") as caught:
+        with pytest.raises(RecipeError, match="the adapter has rank 4, alpha 12, rslora False, dora False") as caught:
             METHODS.get("lora").prepare(load(model_folder("llama")), spec, seed=0)
         assert caught.value.problems[0].where == "method.adapter"
         assert "rank: 4, alpha: 12" in caught.value.problems[0].fix

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -8,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tutelage.errors import MissingInputError, ModelError
 from tutelage.models.describe import describe
-from tutelage.models.safetensors_file import read_header, write_float32
+from tutelage.models.safetensors_file import read_header, write_tensors
 from tutelage.models.types import ModelInfo
 
 
@@ -40,7 +41,11 @@ def test_shards_count_like_one_file_and_dtypes_are_told_apart(tmp_path):
 
 def test_a_tied_head_that_is_stored_counts_once(tmp_path):
     shapes = {"model.embed_tokens.weight": (8, 4), "lm_head.weight": (8, 4), "model.norm.weight": (4,)}
-    write_float32(tmp_path / "model.safetensors", shapes, (np.zeros(shape, np.float32) for shape in shapes.values()))
+    write_tensors(
+        tmp_path / "model.safetensors",
+        {n: ("F32", s) for n, s in shapes.items()},
+        (np.zeros(shape, np.float32) for shape in shapes.values()),
+    )
     for tied, parameters in ((True, 36), (False, 68)):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "tie_word_embeddings": tied}))
         info = describe(tmp_path)
@@ -68,8 +73,27 @@ def test_what_cannot_be_described(tmp_path, tiny_copy):
 
 def test_what_is_written_is_what_the_header_says(tmp_path):
     shapes = {"b": (2, 3), "a": (5,)}
-    write_float32(tmp_path / "x.safetensors", shapes, (np.ones(shape, np.float32) for shape in shapes.values()))
+    write_tensors(
+        tmp_path / "x.safetensors",
+        {n: ("F32", s) for n, s in shapes.items()},
+        (np.ones(shape, np.float32) for shape in shapes.values()),
+    )
     found = read_header(tmp_path / "x.safetensors")
     assert [(tensor.name, tensor.dtype, tensor.shape, tensor.start, tensor.stop) for tensor in found] == [
         ("b", "F32", (2, 3), 0, 24), ("a", "F32", (5,), 24, 44),
     ]  # fmt: skip
+
+
+def test_a_gguf_file_is_described_as_what_it_becomes_without_becoming_it(tiny, tiny_folder):
+    found = describe(tiny.path)
+    assert found == replace(describe(tiny_folder), path=tiny.path)
+
+
+def test_a_quantised_gguf_file_says_its_types_and_bytes(make_gguf, tmp_path):
+    made = make_gguf(tmp_path / "m.gguf", kind=gguf.GGMLQuantizationType.Q8_0)
+    found = describe(made.path)
+    matrices, norms = (
+        sum(p.numel() for p in made.model.parameters() if (p.dim() > 1) is wide) for wide in (True, False)
+    )
+    assert found.dtypes == {"q8_0": matrices, "float32": norms}
+    assert found.weight_bytes == matrices // 32 * 34 + 4 * norms

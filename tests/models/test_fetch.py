@@ -319,6 +319,45 @@ def test_a_hostile_model_from_the_hub_never_enters_the_cache(hub, tmp_path):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_a_hub_repository_of_gguf_files_says_how_to_get_one(hub, tmp_path):
+    address, handler = hub
+    (handler.folder / "model.safetensors").rename(handler.folder / "tiny-Q4_0.gguf")
+    [[kind, text]] = from_hub(["org/tiny"], address, tmp_path / "cache")
+    assert (kind, "hf download org/tiny tiny-Q4_0.gguf --local-dir ." in text) == ("ModelError", True)
+
+
+def test_a_gguf_file_is_converted_once_and_kept_by_its_content(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))
+    for name in ("one.gguf", "two.gguf"):
+        (tmp_path / name).write_bytes(tiny.path.read_bytes())
+    lines, say = heard()
+    first = fetch(ModelRef("gguf", str(tmp_path / "one.gguf")), say=say)
+    assert first.source == "gguf:one.gguf"
+    assert "converting one.gguf" in lines[0]
+    ids = torch.arange(9)[None]
+    with torch.no_grad():
+        assert torch.equal(load_model(first.path, dtype=torch.float32)(ids).logits, tiny.model(ids).logits)
+    lines, say = heard()
+    assert fetch(ModelRef("gguf", str(tmp_path / "two.gguf")), say=say) == first
+    assert not any("converting" in line for line in lines)
+    data = bytearray(tiny.path.read_bytes())
+    data[-4:] = b"\0\0\0\0"
+    (tmp_path / "two.gguf").write_bytes(data)
+    other = fetch(ModelRef("gguf", str(tmp_path / "two.gguf")), say=say)
+    assert other.path != first.path
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_gguf_file_that_is_refused_leaves_nothing_in_the_cache(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))
+    data = bytearray(tiny.path.read_bytes())
+    data[-4:] = b"\xff\xff\xff\xff"
+    (tmp_path / "bad.gguf").write_bytes(data)
+    with pytest.raises(ModelError, match="not finite"):
+        fetch(ModelRef("gguf", str(tmp_path / "bad.gguf")), say=print)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 @pytest.mark.slow
 def test_the_real_wheel(real_model: Path):
     receipt = read_receipt(real_model)

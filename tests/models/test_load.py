@@ -91,7 +91,9 @@ def test_a_missing_tokenizer_is_a_sentence(tiny_copy):
         load_tokenizer(tiny_copy)
 
 
-@pytest.mark.parametrize("keys", [{"hidden_act": "evil"}, {"num_attention_heads": 7}, {"rope_theta": "x"}])
+@pytest.mark.parametrize(
+    "keys", [{"hidden_act": "evil"}, {"num_attention_heads": 7}, {"rope_parameters": {"rope_theta": "x"}}]
+)
 def test_a_wrong_config_is_a_sentence(tiny_copy, keys):
     change(tiny_copy / "config.json", keys)
     with pytest.raises(ModelError):

@@ -48,20 +48,29 @@ def test_an_existing_folder_wins_over_a_hub_id(tmp_path, monkeypatch):
         ("a/b/c", MissingInputError, "there is no such model folder"),
         ("../x/y", MissingInputError, "there is no such model folder"),
         ("org/..@x", MissingInputError, "there is no such model folder"),
-        ("some.gguf", ModelError, "a .gguf file cannot be the base model yet"),
-        ("here.GGUF", ModelError, "a .gguf file cannot be the base model yet"),
+        ("some.gguf", MissingInputError, "there is no such GGUF file"),
+        ("org/name/a-Q4_0.gguf", MissingInputError, "hf download org/name a-Q4_0.gguf --local-dir ."),
+        ("org/name:a-Q4_0.gguf", MissingInputError, "then name ./a-Q4_0.gguf"),
         ("model.safetensors", ModelError, "a model is a folder"),
         ("notes.txt", ModelError, "this is not a model"),
     ],
 )
 def test_what_is_no_model_is_said_with_a_fix(name, error, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for file in ("model.safetensors", "notes.txt", "here.GGUF"):
+    for file in ("model.safetensors", "notes.txt"):
         (tmp_path / file).write_text("x")
     with pytest.raises(error) as caught:
         parse_ref(name)
     assert says in str(caught.value)
     assert caught.value.problems[0].fix
+
+
+def test_a_gguf_file_is_known_by_its_name_or_its_first_bytes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.GGUF").write_bytes(b"")
+    (tmp_path / "sha256-0123").write_bytes(b"GGUF....")
+    assert parse_ref("a.GGUF") == ModelRef("gguf", "a.GGUF")
+    assert parse_ref("./sha256-0123") == ModelRef("gguf", "sha256-0123")
 
 
 def test_names_catalogue_and_description_import_no_torch():

@@ -1,5 +1,7 @@
 """A real server on a free port: uvicorn in a thread, tiny models, fp32, so that answers are exact."""
 
+import importlib.util
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,14 +13,16 @@ import httpx
 import pytest
 import torch
 
+import tutelage
 from tutelage.methods import lora
 from tutelage.models.load import load_model
-from tutelage.recipe import LoraSpec
-from tutelage.serve.app import Server, make_app
+from tutelage.recipe import LoraSpec, make_recipe
+from tutelage.serve.app import make_app
 from tutelage.serve.guard import Guard
 from tutelage.serve.limits import Limits
+from tutelage.serve.opening import open_models
 from tutelage.serve.running import listen, settle
-from tutelage.serve.served import open_served
+from tutelage.serve.server import Server
 from tutelage.serve.web import uvicorn
 
 KEY = "a-key-of-the-tests"
@@ -38,7 +42,9 @@ class Running:
 def start(models: list[str], *, key: str | None = None, log: bool = False, **limits: Any) -> Running:
     granted = Limits(**{"slots": 4, "queue": 8, "seconds": 60.0, "drain": 5.0, **limits})
     said: list[str] = []
-    served = open_served(models, dtype=torch.float32, limits=granted, base=False, say=said.append, threads=1)
+    served = open_models(
+        models, dtype=torch.float32, precision="auto", limits=granted, base=False, say=said.append, threads=1
+    )
     server = Server(served, granted, said.append if log else None)
     address = settle("127.0.0.1", 0, key, ())
     listener = listen(address)
@@ -79,9 +85,73 @@ def adapter_folder(model_folder: Callable[[str], Path], tmp_path_factory: pytest
     return folder
 
 
+TASKS: dict[str, tuple[str, dict[str, Any]]] = {  # name → kind of model, task
+    "classify": ("bert", {"kind": "classify"}), "several": ("bert", {"kind": "classify", "multi_label": True}),
+    "score": ("bert", {"kind": "classify", "num_labels": 1}), "tag": ("bert", {"kind": "tag"}),
+    "extract": ("bert", {"kind": "extract"}), "text": ("bert", {"kind": "text"}),
+    "verbalised": ("llama", {"kind": "classify", "verbalised": True, "instruction": "{text}"}),
+}  # fmt: skip
+
+
+def load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"loaded_{path.parent.name}_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random BERT."""
+    folder = tmp_path_factory.mktemp("encoders") / "vectors"
+    folder.mkdir()
+    load(Path(__file__).parents[1] / "conformance" / "conftest.py").make_encoder(folder)
+    return folder
+
+
+def train_task(name: str, model: Path, folder: Path, method: str = "full") -> Path:
+    """A run of the task, trained on the eight rows of the conformance tests until it knows them."""
+    conformance = load(Path(__file__).parents[1] / "conformance" / "conftest.py")
+    folder.mkdir(exist_ok=True)
+    data = folder / f"{name}.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in conformance.ROWS[name]), encoding="utf-8")
+    rates = {"full": 3e-3, "lora": 1e-2}
+    recipe: dict[str, Any] = {
+        "model": str(model), "task": TASKS[name][1], "data": {"train": str(data)}, "max_tokens": 128, "precision": "fp32",
+        "method": {"kind": method}, "optim": {"steps": 40, "batch_size": 8, "learning_rate": rates[method]},
+        "threads": 1, "out": str(folder / f"{name}-{method}"),
+    }  # fmt: skip
+    tutelage.train(make_recipe(recipe))
+    return folder / f"{name}-{method}"
+
+
+@pytest.fixture(scope="session")
+def task_runs(
+    encoder_folder: Path, model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """A run of each task that is served."""
+    folder = tmp_path_factory.mktemp("task-runs")
+    models = {"bert": encoder_folder, "llama": model_folder("llama")}
+    methods = {"several": "lora", "text": "lora"}
+    return {
+        name: train_task(name, models[kind], folder, methods.get(name, "full")) for name, (kind, _) in TASKS.items()
+    }
+
+
 @pytest.fixture(scope="session")
 def starting() -> Callable[..., Running]:
     return start
+
+
+@pytest.fixture(scope="module")
+def tasks(task_runs: dict[str, Path], encoder_folder: Path, model_folder: Callable[[str], Path]) -> Iterator[Running]:
+    """One server with a run of each task, an untuned encoder and a model that writes."""
+    names = [f"{name}={run}" for name, run in task_runs.items()]
+    served = start([*names, f"vectors={encoder_folder}", f"base={model_folder('llama')}"])
+    yield served
+    served.stop()
 
 
 @pytest.fixture(scope="module")

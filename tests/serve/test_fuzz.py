@@ -54,6 +54,63 @@ def test_2000_malformed_bodies(running: Any) -> None:
     assert statuses.get(200, 0) > 2  # some are right by chance, so the others are refused for a reason
 
 
+TASK: dict[str, Any] = {
+    "model": "classify",
+    "input": "blue sky",
+    "user": "x",
+    "truncate": True,
+    "encoding_format": "float",
+}
+TASK_ODD = [
+    *ODD, {"text": "a"}, {"text": "a", "text_pair": 5}, [{"text": ""}, "b"], {"question": "who", "context": "ada"},
+    [{"question": "", "context": " "}], [["ada", "went"]], [[""], "x"], [[10**9]], [[-5]], ["a"] * 3000, "word " * 2000,
+    [5.5], [[1.0]], "classify", "several", "score", "verbalised", "tag", "extract", "text", "vectors", "base64", "\u200b",
+]  # fmt: skip
+
+
+def test_2000_malformed_bodies_for_tasks(tasks: Any) -> None:
+    generator = random.Random(2)
+    names = {"classify": ("classify", "several", "score", "verbalised"), "tag": ("tag",), "extract": ("extract",),
+             "embeddings": ("vectors", "text")}  # fmt: skip
+    statuses: dict[int, int] = {}
+    with tasks.client(connection="close") as client:
+        for number in range(2000):
+            route = list(names)[number % 4]
+            body = {key: value for key, value in TASK.items() if generator.random() < 0.5}
+            body |= {"model": generator.choice(names[route]), "input": generator.choice(TASK_ODD)}
+            if generator.random() < 0.6:
+                body[generator.choice(sorted(TASK))] = generator.choice(TASK_ODD)
+            content = json.dumps(body).encode()
+            if generator.random() < 0.1:
+                at = generator.randrange(len(content))
+                content = [content[:at], content[:at] + b"\xff" + content[at:], content * 2][number % 3]
+            answer = client.post(f"/v1/{route}", content=content, headers={"content-type": "application/json"})
+            assert answer.status_code < 500, (route, content[:300], answer.text[:300])
+            shaped(answer)
+            statuses[answer.status_code] = statuses.get(answer.status_code, 0) + 1
+    assert statuses[400] > 1000
+    assert statuses[200] > 50
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/classify", "/v1/tag", "/v1/extract"])
+def test_the_description_of_task_routes_holds(tasks: Any, path: str) -> None:
+    """Right and wrong requests as schemathesis draws them, for a model that does the task: no 5xx, described answers."""
+    operation = schemathesis.openapi.from_url(f"{tasks.url}/openapi.json")[path]["post"]
+    name = {"/v1/embeddings": "vectors"}.get(path, path.removeprefix("/v1/"))
+
+    @settings(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy())
+    def check(case: Any) -> None:
+        if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
+            case.body["model"] = name
+        answer = case.call()
+        assert answer.status_code < 500
+        if answer.status_code == 200:
+            operation.validate_response(answer)
+
+    check()
+
+
 @pytest.mark.parametrize("path, method", [
     ("/health", "get"), ("/metrics", "get"), ("/v1/models", "get"), ("/v1/models/{name}", "get"),
     ("/v1/chat/completions", "post"), ("/v1/completions", "post"),

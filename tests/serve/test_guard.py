@@ -20,7 +20,8 @@ from tutelage.serve.running import settle
 KEY = "a-key-of-the-tests"
 ROUTES = [
     ("GET", "/"), ("GET", "/page.js"), ("GET", "/page.css"), ("GET", "/metrics"), ("GET", "/v1/models"), ("GET", "/v1/models/base"),
-    ("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("GET", "/openapi.json"), ("GET", "/nowhere"),
+    ("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("POST", "/v1/embeddings"), ("POST", "/v1/classify"),
+    ("POST", "/v1/tag"), ("POST", "/v1/extract"), ("GET", "/openapi.json"), ("GET", "/nowhere"),
 ]  # fmt: skip
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"]
 BODY = {"model": "base", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}

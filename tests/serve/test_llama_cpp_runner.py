@@ -16,6 +16,7 @@ from tutelage.export.gguf_file import FILE
 from tutelage.export.llama_cpp_model import LlamaCppModel
 from tutelage.generate.sampling import Sampling
 from tutelage.generate.streams import Batch, Job
+from tutelage.methods.opening import locate
 from tutelage.serve.limits import Limits
 from tutelage.serve.llama_cpp_runner import LlamaCppRunner
 from tutelage.serve.served import open_with_llama_cpp
@@ -76,7 +77,11 @@ def test_a_run_is_exported_and_checked_once(lora_run_of: Path) -> None:
     said: list[str] = []
     for _ in range(2):
         served = open_with_llama_cpp(
-            [f"tuned={lora_run_of}"], precision="f16", limits=Limits(slots=2, keep=64), say=said.append, threads=1
+            {"tuned": locate(str(lora_run_of))},
+            precision="f16",
+            limits=Limits(slots=2, keep=64),
+            say=said.append,
+            threads=1,
         )
         assert list(served) == ["tuned"]
     assert sum("exporting gguf:f16" in line for line in said) == 1

@@ -173,6 +173,117 @@ def test_the_keyboard_reaches_everything_and_all_fields_have_names(page: Any) ->
     assert page.find_element("id", "state").get_attribute("role") == "status"
 
 
+@pytest.fixture
+def task_page(browser: Any, tasks: Any) -> Any:
+    browser.set_window_size(1200, 900)
+    browser.get(tasks.url)
+    wait(browser, lambda: state(browser) == "Ready.")
+    return browser
+
+
+def ask_task(browser: Any, model: str, text: str, second: str = "") -> Any:
+    """The box with the model's answer."""
+    browser.find_element("id", "new").click()
+    choose(browser, "model", model)
+    if second:
+        browser.execute_script("document.getElementById('second').value = arguments[0]", second)
+    browser.execute_script("document.getElementById('question').value = arguments[0]", text)
+    browser.find_element("id", "question").send_keys(webdriver.Keys.ENTER)
+    wait(browser, lambda: state(browser) == "Ready." and bool(browser.find_elements("css selector", ".note")))
+    return browser.find_element("css selector", ".answer")
+
+
+def test_labels_have_bars_as_long_as_their_shares(task_page: Any) -> None:
+    box = ask_task(task_page, "classify", "thanks for the help")
+    assert box.find_element("css selector", "strong").text == "good"
+    names = [item.text for item in box.find_elements("css selector", ".bars .label")]
+    assert names == ["good", "bad"]
+    shares = [float(item.text.rstrip(" %")) for item in box.find_elements("css selector", ".bars .share")]
+    assert sum(shares) == pytest.approx(100, abs=0.2)
+    widths = [item.size["width"] for item in box.find_elements("css selector", ".bar")]
+    track = box.find_element("css selector", ".track").size["width"]
+    assert widths == pytest.approx([track * share / 100 for share in shares], abs=1.5)
+    assert not task_page.find_element("id", "sampling").is_displayed()
+    task_page.save_screenshot("/tmp/tutelage-page-classify.png")
+    assert "Score" in ask_task(task_page, "score", "good sea").text
+    others = [item.get_attribute("value") for item in task_page.find_elements("css selector", "#other option")]
+    assert others == ["", "classify", "several", "verbalised"]
+
+
+def test_entities_are_coloured_and_named(task_page: Any, tasks: Any) -> None:
+    text = "ada went to rome"
+    box = ask_task(task_page, "tag", text)
+    marks = box.find_elements("css selector", "mark")
+    assert [mark.get_attribute("textContent") for mark in marks] == ["adaperson", "romeplace"]
+    colours = {mark.value_of_css_property("background-color") for mark in marks}
+    assert len(colours) == 2
+    assert not task_page.find_element("id", "second").is_displayed()
+    task_page.save_screenshot("/tmp/tutelage-page-tag.png")
+    text = "😀😀 ada went to rome"
+    odd = ask_task(task_page, "tag", text).find_element("css selector", ".marked")
+    script = "return [...arguments[0].querySelectorAll('mark')].map((mark) => mark.firstChild.textContent)"
+    with tasks.client() as client:
+        (found,) = client.post("/v1/tag", json={"model": "tag", "input": text}).json()["data"]
+    assert task_page.execute_script(script, odd) == [entity["text"] for entity in found["entities"]]  # code points
+
+
+def test_an_answer_is_highlighted_in_its_context(task_page: Any) -> None:
+    context = "the bridge was built in 1890 by ada"
+    box = ask_task(task_page, "extract", "who built it", context)
+    assert box.find_element("css selector", "strong").text == "ada"
+    assert [mark.text for mark in box.find_elements("css selector", "mark")] == ["ada"]
+    assert box.find_element("css selector", ".marked").get_attribute("textContent") == context
+    task_page.save_screenshot("/tmp/tutelage-page-extract.png")
+
+
+def test_vectors_are_compared(task_page: Any) -> None:
+    box = ask_task(task_page, "vectors", "blue sky", "blue sky")
+    assert box.find_element("css selector", "strong").text == "Cosine similarity 1.0000"
+    assert "48 numbers" in box.text
+
+
+def test_a_task_model_at_a_phones_width(task_page: Any) -> None:
+    task_page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    )
+    for model, text, second in (
+        ("classify", "a lovely sky and light " * 4, ""), ("tag", "ada went to rome and bob to london " * 5, ""),
+        ("extract", "when was the bridge built", "the bridge was built in 1890 by ada " * 6), ("vectors", "x" * 100, ""),
+    ):  # fmt: skip
+        ask_task(task_page, model, text, second)
+        assert task_page.execute_script("return document.documentElement.scrollWidth") <= 360, model
+        task_page.save_screenshot(f"/tmp/tutelage-page-phone-{model}.png")
+    for field in task_page.find_elements("css selector", "input, select, textarea"):
+        assert task_page.execute_script("return arguments[0].labels.length", field) == 1
+    task_page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_payloads_in_texts_and_labels_stay_text(task_page: Any, tasks: Any) -> None:
+    """As texts to all tasks, and as the label names that the server reports."""
+    for payload in PAYLOADS[::3]:
+        for model in ("tag", "extract", "classify"):
+            ask_task(task_page, model, payload, "" if model == "tag" else f"ada {payload}")
+    worker = tasks.server.models["classify"].worker
+    compute, payload = worker.compute, PAYLOADS[0]
+    engine = tasks.server.models["classify"].engine
+
+    def named(rows: Any) -> Any:
+        found = compute(rows)
+        for outcome in found:
+            outcome.item.update(label=payload, labels=[payload], scores={payload: 0.75, PAYLOADS[1]: 0.25})
+        return found
+
+    engine.compute = named
+    try:
+        box = ask_task(task_page, "classify", "good")
+    finally:
+        engine.compute = compute
+    assert box.find_element("css selector", "strong").text == payload
+    found = "#talk script, #talk img, #talk svg, #talk iframe, #talk a"
+    assert task_page.find_elements("css selector", found) == []
+    assert task_page.execute_script("return window.hacked") is None
+
+
 def test_nothing_outside_is_asked_and_nothing_complains(page: Any, running: Any) -> None:
     assert [
         entry for entry in page.get_log("browser") if entry["level"] == "SEVERE" and "400" not in entry["message"]
@@ -183,7 +294,7 @@ def test_nothing_outside_is_asked_and_nothing_complains(page: Any, running: Any)
 
 def test_the_files_are_small_and_build_nothing() -> None:
     folder = Path(__file__).parents[2] / "tutelage" / "serve" / "page"
-    for name in ("page.html", "page.js", "page.css"):
+    for name in ("page.html", "page.js", "tasks.js", "page.css"):
         text = (folder / name).read_text()
         assert len(text) < 12_000
         assert "http://" not in text

@@ -1,14 +1,18 @@
 """Rows of classify, tag and extract as tokens with targets, and what is refused with its row or recipe key."""
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tutelage.data.rows import Labelled, Preference, Question, Tagged
 from tutelage.data.types import At
 from tutelage.encode.layout import make_layout
+from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import DataError, RecipeError
 from tutelage.tasks import TASKS, Bound, Opening
 from tutelage.taskspec import ClassifySpec, ExtractSpec, Seq2SeqSpec, TagSpec, TextSpec
@@ -173,3 +177,55 @@ def test_an_answer_is_marked_in_the_window_that_holds_it(opening: Make) -> None:
     assert last.types[0] == 0
     assert last.types[-1] == 1
     assert np.flatnonzero(last.targets.labels).tolist() == [len(last.ids) - 3]
+
+
+def test_whether_an_answer_may_be_missing_is_learnt_from_the_training_rows(opening: Make) -> None:
+    answered = Question("the sky is blue", "What is blue?", at(1), (("sky", 4),))
+    without = Question("the sky is blue", "Who?", at(2))
+    assert opened(ExtractSpec(), opening([answered])).spec.no_answer is False
+    assert opened(ExtractSpec(), opening([answered, without])).spec.no_answer is True
+    assert opened(ExtractSpec(no_answer=False), opening([answered, without])).spec.no_answer is False
+    assert opened(ExtractSpec(), opening()).spec.no_answer is None
+
+
+@dataclass
+class Constant:
+    """Says the same scores of the first places of every row."""
+
+    values: list[list[float]]
+
+    def scores(self, layout: Any) -> torch.Tensor:
+        result = torch.zeros(len(layout.sources), len(self.values[0]))
+        result[: len(self.values)] = torch.tensor(self.values)
+        return result
+
+
+PLAN = ExecutionPlan("fp32", "cpu", 1, 256, False, True, {})
+
+
+def test_an_answers_chance_is_its_share_of_all_spans(opening: Make) -> None:
+    row = Question("the sky is blue", "sky?", at(1), (("sky", 4),))
+    task = opened(ExtractSpec(), opening([row]))
+    (window,) = task.windows_of(row)
+    scores = [[0.0, 0.0] for _ in window.row.ids]
+    scores[window.context + 1] = [2.0, 1.0]  # sky
+    (found,) = task.answer(Constant(scores), [row], PLAN, may_be_none=True)
+    assert row.context[found.start : found.stop] == "sky"
+    places = 1 + len(window.offsets)
+    expected = math.exp(3) / ((places - 1 + math.exp(2)) * (places - 1 + math.exp(1)))
+    assert found.chance == pytest.approx(expected, rel=1e-5)
+    assert found.nothing == pytest.approx(-3)
+    assert found.tokens == len(window.row.ids)
+    scores[0] = [3.0, 3.0]
+    (none,) = task.answer(Constant(scores), [row], PLAN, may_be_none=True)
+    assert (none.start, none.stop) == (0, 0)
+    (still,) = task.answer(Constant(scores), [row], PLAN, may_be_none=False)
+    assert (still.start, still.stop) == (found.start, found.stop)
+
+
+def test_each_word_has_its_tags_probability(opening: Make) -> None:
+    task = opened(TagSpec(), opening([TAGGED]))
+    (tags,) = task.tag(Constant([[0.0, 2.0, 0.0], [1.0, 0.0, 0.0]]), [TAGGED], PLAN)
+    assert tags.names[:2] == ("B-person", "O")
+    assert tags.chances[0] == pytest.approx(math.exp(2) / (math.exp(2) + 2))
+    assert tags.chances[1] == pytest.approx(math.e / (math.e + 2))

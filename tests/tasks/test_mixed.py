@@ -68,3 +68,25 @@ def test_weights_are_how_often_a_row_comes() -> None:
         seen.update(order)
     assert all(8 <= seen[row] <= 32 for row in range(4, 8))
     assert Batches(5, 2, 3).order(1).tolist() == Batches(5, 2, 3, ()).order(1).tolist()
+
+
+def test_general_rows_are_replayed_by_weight_in_a_chat_run(tmp_path: Path, model_folder: Folders) -> None:
+    own = write(tmp_path / "own.jsonl", [{"prompt": f"q {i}", "response": f"a {i}"} for i in range(12)])
+    general = write(tmp_path / "general.jsonl", [{"prompt": f"g {i}", "response": f"h {i}"} for i in range(8)])
+    text = tmp_path / "general.txt"
+    text.write_text("".join(f"water and air and light number {i}\n\n" for i in range(8)), encoding="utf-8")
+    train = [
+        own, {"path": general, "weight": 0.25}, {"path": str(text), "weight": 0.5, "task": "text"},
+    ]  # fmt: skip
+    recipe = make_recipe({"model": str(model_folder("llama")), "data": {"train": train}, "max_tokens": 200})
+    material = gather(recipe, lambda text: None)
+    rows = list(material.train.rows)
+    batches = Batches(len(rows), 4, 0, material.row_weights)
+    epochs = []
+    for epoch in range(4):
+        steps = range(epoch * batches.per_epoch, (epoch + 1) * batches.per_epoch)
+        epochs.append([rows[i].at for step in steps for i in batches.of_step(step)])
+    for drawn in epochs:
+        assert Counter(at.source for at in drawn) == {own: 12, general: 2, str(text): 4}
+        assert len(set(drawn)) == len(drawn)
+    assert len({at.row for drawn in epochs for at in drawn if at.source == str(text)}) > 4  # others in each epoch

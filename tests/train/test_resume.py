@@ -22,8 +22,18 @@ from tutelage.train.types import Resumed
 STEPS = 9  # 20 rows in steps of 4: almost two epochs
 METHODS = {
     "full": "full",
+    "half": {"kind": "half", "round": 2},
     "lora": {"kind": "lora", "rank": 4},
     "lora with dropout": {"kind": "lora", "rank": 4, "dropout": 0.1},
+    "dora": {"kind": "lora", "rank": 4, "dora": True, "dropout": 0.1},
+    "pissa": {"kind": "lora", "rank": 4, "init": "pissa_niter_4", "dora": True},
+    "lora+ of a layer's mlp": {
+        "kind": "lora",
+        "rank": 4,
+        "loraplus_ratio": 16,
+        "target_modules": "mlp",
+        "layers": [1],
+    },
 }
 Numbers = tuple[list[str], dict[str, bytes]]
 MakeRecipe = Callable[..., tutelage.Recipe]
@@ -129,6 +139,17 @@ def test_interrupted_at_any_step_and_continued_equals_uninterrupted(method: str,
     assert got[0] == expected[0]
     assert expected[1]
     assert got[1] == expected[1]
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_with_noise_on_the_embeddings_it_goes_on_bit_for_bit(method: str, recipe: MakeRecipe) -> None:
+    optim = {"steps": STEPS, "batch_size": 4, "learning_rate": 1e-3, "neftune_alpha": 5.0}
+    parts = recipe("parts", method=METHODS[method], optim=optim)
+    stopped(parts, 2)
+    killed(parts, "step", 7)
+    tutelage.train(parts)
+    assert outcome(parts) == whole(recipe, method=METHODS[method], optim=optim)
+    assert outcome(parts)[0] != whole(recipe, method=METHODS[method])[0]
 
 
 def flip(path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tutelage.models.encoder import load_encoder
+from tutelage.models.encoder import Pooling, load_encoder
 
 BATCH = 64
 MOST_TOKENS = 256  # MiniLM was trained on no more
@@ -27,9 +27,7 @@ def embed(texts: Sequence[str], folder: Path, say: Say) -> Vectors:
         )
         with torch.inference_mode():
             states = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
-        mask = inputs["attention_mask"].unsqueeze(-1).to(states.dtype)
-        means = (states * mask).sum(1) / mask.sum(1)
-        result[chosen] = torch.nn.functional.normalize(means, dim=-1).numpy()
+        result[chosen] = Pooling().pool(states, inputs["attention_mask"]).numpy()
         if first and first % (50 * BATCH) == 0:
             say(f"{first:,} of {len(texts):,} texts embedded")
     return result

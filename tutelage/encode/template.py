@@ -76,6 +76,7 @@ class Template:
         if not text:
             raise ModelError(
                 "this model's tokenizer has no chat template",
+                where=str(tokenizer.name_or_path or ""),
                 why="without one nobody knows how a turn begins and ends",
                 fix="choose an instruction-tuned model, or give `task.chat_template: FILE.jinja`",
             )
@@ -87,8 +88,16 @@ class Template:
         special = sorted((t.content for t in backend.get_added_tokens_decoder().values() if t.special), key=len)
         control = re.compile("|".join(re.escape(t) for t in reversed(special))) if special else None
         draft = cls(tokenizer, text, frozenset(eos_ids), control, backend, literal)
-        stop = {i for i in (*eos_ids, tokenizer.eos_token_id) if i is not None} | draft._end_of_turn()
-        probe = draft.render_text([Message("user", "a b\n\n3. c"), Message("assistant", " d'e  f")], ())
+        try:
+            ends = draft._end_of_turn()
+            probe = draft.render_text([Message("user", "a b\n\n3. c"), Message("assistant", " d'e  f")], ())
+        except Exception as error:  # a template may raise anything
+            raise ModelError(
+                "this model's chat template cannot write a question and its answer",
+                where=str(tokenizer.name_or_path or ""), why=" ".join(f"{type(error).__name__}: {error}".split())[:300],
+                fix="choose another model, or give `task.chat_template: FILE.jinja`",
+            ) from error  # fmt: skip
+        stop = {i for i in (*eos_ids, tokenizer.eos_token_id) if i is not None} | ends
         same = draft._ids_between_controls(probe, "")[0] == backend.encode(probe, add_special_tokens=False).ids
         return cls(tokenizer, text, frozenset(stop), control, backend, literal, same)
 

@@ -16,6 +16,7 @@ from tutelage.engine.attention import NAME, register
 from tutelage.engine.decoder import DecoderStack
 from tutelage.engine.encoder import EncoderStack
 from tutelage.engine.loss import Head
+from tutelage.engine.noise import noisy
 from tutelage.engine.plan import Plan
 from tutelage.engine.stack import Keep, Stack
 
@@ -40,6 +41,7 @@ class Backbone:
     first_position: int = 0  # RoBERTa counts from its padding index
     stack: Stack | None = None  # the body as hand-written layers, where the model is of a kind they know
     keep: Keep = Keep.ALL  # what layers save for the backward; execution only
+    noise: float = 0.0  # NEFTune's alpha: noise on the embeddings wherever gradients are computed
     attention: str = "sdpa"  # transformers' own, that the model came with: for generation, and for padded batches
 
     def keeping(self, keep: Keep) -> "Backbone":
@@ -48,6 +50,13 @@ class Backbone:
             checkpoint_layers(self.model, keep is Keep.INPUT)
         return replace(self, keep=keep)
 
+    def settled(self) -> "Backbone":
+        """The same once a method has wrapped layers: the model's own forward where ours do not know one of them."""
+        if self.stack is None or self.stack.knows_linear_layers():
+            return self
+        note = "layers with DoRA run through the model's own forward, which is slower: ours do not know them"
+        return replace(self, stack=None, notes=(*self.notes, note))
+
     def head_rule(self) -> Head:
         """The head for the loss without logits; reads the weight anew, as training may have replaced it."""
         bias = getattr(self.head, "bias", None)
@@ -55,32 +64,40 @@ class Backbone:
 
     def hidden(self, layout: Layout, *, fast: bool = True) -> Tensor:
         """[N, H]: the last hidden state of every token of the layout."""
-        states = self.stack.run(layout, self.keep, None) if fast and self.stack else None
-        return self._run(self.body, layout, fast).last_hidden_state[0] if states is None else states
+        given = self._embeddings(layout)
+        states = self.stack.run(layout, self.keep, None, given) if fast and self.stack else None
+        return self._run(self.body, layout, fast, given).last_hidden_state[0] if states is None else states
 
     def at_sources(self, layout: Layout, *, fast: bool = True) -> Tensor:
         """[M, H]: the last hidden state at each of the layout's sources; the last layer's second half runs on no other row."""
         if fast and self.stack:
             rows, where = torch.unique(layout.sources, return_inverse=True)
             rows = _filled(rows, len(layout.ids))
-            states = self.stack.run(layout, self.keep, rows)
+            states = self.stack.run(layout, self.keep, rows, self._embeddings(layout))
             if states is not None:
                 return states[where]
         return torch.index_select(self.hidden(layout, fast=fast), 0, layout.sources)
 
     def logits(self, layout: Layout, *, fast: bool = True) -> Tensor:
         """[N, V]: the model's own logits, for models whose head rule is not known."""
-        return self._run(self.model, layout, fast).logits[0]  # type: ignore[no-any-return]
+        return self._run(self.model, layout, fast, self._embeddings(layout)).logits[0]  # type: ignore[no-any-return]
 
-    def _run(self, module: Any, layout: Layout, fast: bool) -> Any:
+    def _embeddings(self, layout: Layout) -> Tensor | None:
+        """[N, H]: what is read in place of the layout's ids where there is noise; None elsewhere."""
+        if not self.noise or not torch.is_grad_enabled():
+            return None
+        return noisy(self.model.get_input_embeddings()(layout.ids), layout.segments, self.noise)
+
+    def _run(self, module: Any, layout: Layout, fast: bool, embeddings: Tensor | None = None) -> Any:
+        given = {"input_ids": layout.ids[None]} if embeddings is None else {"inputs_embeds": embeddings[None]}
         types = {} if layout.types is None else {"token_type_ids": layout.types[None]}
         if not self.packs:
             if len(layout.segments) != 1:
                 raise RuntimeError("this model cannot keep packed rows apart: give it one row per layout")
-            return module(input_ids=layout.ids[None], use_cache=False, **types)
+            return module(**given, use_cache=False, **types)
         plan = Plan(layout.segments, fast)
         positions = layout.positions[None] + self.first_position
-        return module(input_ids=layout.ids[None], position_ids=positions, use_cache=False, plan=plan, **types)
+        return module(**given, position_ids=positions, use_cache=False, plan=plan, **types)
 
 
 def _filled(rows: Tensor, tokens: int) -> Tensor:

@@ -10,7 +10,7 @@ Per layer (Touvron et al. 2023, arXiv 2302.13971 §2.2): x + o(attention(rope(q)
 x + down(silu(gate) · up) of norm(x).
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch.nn.functional import silu
 from tutelage.encode.types import Layout
 from tutelage.engine import packed
 from tutelage.engine.plan import Plan
-from tutelage.engine.product import Norm, Products, expressible, normed
+from tutelage.engine.product import Norm, Products, expressible, known, normed
 from tutelage.engine.stack import Keep
 
 TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -242,12 +242,23 @@ class DecoderStack:
             return None
         return DecoderStack(body) if all(_expected(layer) for layer in body.layers) else None
 
-    def run(self, layout: Layout, keep: Keep, pick: Tensor | None) -> Tensor | None:
-        """[N, H] last hidden states, or those of the rows `pick` alone; None if a layer must run its own forward."""
+    def on(self, body: Any) -> "DecoderStack":
+        """The same layers over a copy of the body."""
+        return replace(self, body=body)
+
+    def knows_linear_layers(self) -> bool:
+        """Whether every linear layer is of a kind that our layers compute, once a method has wrapped them."""
+        return all(known(linear) for module in self.body.layers for linear in _linear(module))
+
+    def run(self, layout: Layout, keep: Keep, pick: Tensor | None, embeddings: Tensor | None = None) -> Tensor | None:
+        """[N, H] last hidden states, or those of the rows `pick` alone; None if a layer must run its own forward.
+
+        `embeddings` [N, H] stand in for those of the layout's ids.
+        """
         layers = [_layer(module) for module in self.body.layers]
         if any(layer is None for layer in layers):
             return None
-        x = self.body.embed_tokens(layout.ids)
+        x = self.body.embed_tokens(layout.ids) if embeddings is None else embeddings
         cos, sin = self.body.rotary_emb(x[None], layout.positions[None])
         plan, known = Plan(layout.segments), [layer for layer in layers if layer is not None]
         rotary = Rotary.of(cos, sin, self.body.layers[0].self_attn.scaling)
@@ -269,9 +280,12 @@ def _expected(layer: nn.Module) -> bool:
     )
 
 
+def _linear(module: Any) -> list[nn.Module]:
+    return [getattr(module.self_attn, name) for name in ATTENTION] + [getattr(module.mlp, name) for name in GATED]
+
+
 def _layer(module: Any) -> Layer | None:
-    attention, mlp = module.self_attn, module.mlp
-    linear = [getattr(attention, name) for name in ATTENTION] + [getattr(mlp, name) for name in GATED]
+    attention, linear = module.self_attn, _linear(module)
     if not all(expressible(each) for each in linear):
         return None
     q, k, v, o, gate, up, down = linear

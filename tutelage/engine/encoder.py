@@ -8,7 +8,7 @@ Per layer (Devlin et al. 2018, arXiv 1810.04805 §3; Vaswani et al. 2017, arXiv 
 n = norm(x + o(attention(q, k, v))) of x, then norm(n + down(act(up(n)))).
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch.nn.functional import gelu
 from tutelage.encode.types import Layout
 from tutelage.engine import packed
 from tutelage.engine.plan import Plan
-from tutelage.engine.product import Products, expressible
+from tutelage.engine.product import Products, expressible, known
 from tutelage.engine.stack import Keep
 
 
@@ -229,21 +229,33 @@ class EncoderStack:
         """The model's layers."""
         return self.body.get_submodule(self.names.layers)
 
-    def run(self, layout: Layout, keep: Keep, pick: Tensor | None) -> Tensor | None:
-        """[N, H] last hidden states, or those of the rows `pick` alone; None if a layer must run its own forward."""
+    def on(self, body: Any) -> "EncoderStack":
+        """The same layers over a copy of the body."""
+        return replace(self, body=body)
+
+    def knows_linear_layers(self) -> bool:
+        """Whether every linear layer is of a kind that our layers compute, once a method has wrapped them."""
+        return all(known(layer.get_submodule(name)) for layer in self.layers for name in self.names.linear)
+
+    def run(self, layout: Layout, keep: Keep, pick: Tensor | None, embeddings: Tensor | None = None) -> Tensor | None:
+        """[N, H] last hidden states, or those of the rows `pick` alone; None if a layer must run its own forward.
+
+        `embeddings` [N, H] stand in for those of the layout's ids.
+        """
         layers = [layer for layer in map(self._layer, self.layers) if layer is not None]
         if len(layers) < len(self.layers):
             return None
-        x, plan = self._embedded(layout), Plan(layout.segments)
+        x, plan = self._embedded(layout, embeddings), Plan(layout.segments)
         for index, layer in enumerate(layers):
             rows = pick if index == len(layers) - 1 else None
             x = _Encode.apply(x, layer, plan, rows, keep, *layer.parameters)  # type: ignore[no-untyped-call]
         return x
 
-    def _embedded(self, layout: Layout) -> Tensor:
+    def _embedded(self, layout: Layout, embeddings: Tensor | None) -> Tensor:
         positions = layout.positions[None] + self.first_position
         types = {} if layout.types is None else {"token_type_ids": layout.types[None]}
-        x: Tensor = self.body.embeddings(input_ids=layout.ids[None], position_ids=positions, **types)[0]
+        ids, given = (layout.ids[None], None) if embeddings is None else (None, embeddings[None])
+        x: Tensor = self.body.embeddings(input_ids=ids, inputs_embeds=given, position_ids=positions, **types)[0]
         return self.body.embeddings_project(x) if hasattr(self.body, "embeddings_project") else x  # ELECTRA
 
     def _layer(self, module: Any) -> Layer | None:

@@ -35,7 +35,7 @@ class Headed(Backbone):
     def scores(self, layout: Layout, *, fast: bool = True) -> Tensor:
         """[M, C]: the head's outputs at the layout's sources, in at least fp32."""
         if self.plain_logits:
-            out = self._run(self.model, layout, fast)
+            out = self._run(self.model, layout, fast, self._embeddings(layout))
             logits = outputs(out)
             scores = logits if logits.shape[0] == len(layout.sources) else logits[layout.sources]
         else:

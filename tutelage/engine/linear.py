@@ -35,6 +35,15 @@ class BaseLinear(nn.Module, ABC):
     def module(self) -> nn.Module:
         """The original module."""
 
+    def product(self, x: Tensor) -> Tensor:
+        """x Wᵀ, without the bias."""
+        return x @ self.dense().t()
+
+    def bias(self) -> Tensor | None:
+        """b [out], or None."""
+        bias: Tensor | None = self.module().bias  # type: ignore[assignment]
+        return bias
+
 
 class DenseLinear(BaseLinear):
     """An nn.Linear as it is."""

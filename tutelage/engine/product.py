@@ -114,8 +114,13 @@ class Products:
 def expressible(module: nn.Module) -> bool:
     """Whether `Products` computes what the module does (not with dropout, say)."""
     if isinstance(module, LoraLinear):
-        return module.fast and not (module.training and module.dropout > 0)
-    return type(module) is nn.Linear
+        return known(module) and module.fast and not (module.training and module.dropout > 0)
+    return known(module)
+
+
+def known(module: nn.Module) -> bool:
+    """Whether the module is of a kind that `Products` computes at all (DoRA's is not)."""
+    return type(module) in (nn.Linear, LoraLinear)
 
 
 @dataclass(frozen=True)

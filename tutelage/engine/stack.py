@@ -1,7 +1,7 @@
 """What hand-written layers are to the rest: a model's body in place of its own forward."""
 
 from enum import IntEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -19,6 +19,17 @@ class Keep(IntEnum):
 class Stack(Protocol):
     """The body of a recognised model."""
 
-    def run(self, layout: Layout, keep: Keep, pick: Tensor | None) -> Tensor | None:
-        """[N, H] last hidden states, or those of the rows `pick` alone; None if a layer must run its own forward."""
+    def knows_linear_layers(self) -> bool:
+        """Whether every linear layer is of a kind that these layers compute, once a method has wrapped them."""
+        ...
+
+    def run(self, layout: Layout, keep: Keep, pick: Tensor | None, embeddings: Tensor | None = None) -> Tensor | None:
+        """[N, H] last hidden states, or those of the rows `pick` alone; None if a layer must run its own forward.
+
+        `embeddings` [N, H] stand in for those of the layout's ids.
+        """
+        ...
+
+    def on(self, body: Any) -> "Stack":
+        """The same layers over a copy of the body."""
         ...

@@ -13,13 +13,14 @@ import torch
 
 from tutelage.errors import OutputError, UsageError
 from tutelage.export.acceptance import broken, commands
-from tutelage.export.card import card, facts_of
+from tutelage.export.card import Facts, card, facts_of
 from tutelage.export.folder_replica import FolderReplica
-from tutelage.export.parity import Parity, enforce, make_cases, measure
+from tutelage.export.parity import enforce, make_cases, measure
 from tutelage.export.prompts import hard_texts, held_out
-from tutelage.export.types import EXPORTERS, Source
+from tutelage.export.types import ENCODER_KINDS, EXPORTERS, Figures, Source
 from tutelage.methods.opening import Located, load_located
 from tutelage.runs import create, fsync_folder, read_json, write_json, write_text
+from tutelage.tasks.opening import read_task
 
 RECEIPT = "parity.json"
 Say = Callable[[str], None]
@@ -33,7 +34,7 @@ class Artifact:
     kind: str
     precision: str
     files: dict[str, int]  # name → bytes
-    parity: Parity
+    parity: Figures
     commands: dict[str, str]  # program → the command line that serves it
     broken: list[str]  # rules of those programs that it breaks, each with its source
 
@@ -48,7 +49,7 @@ class Artifact:
 def parse_kind(kind: str) -> tuple[str, str]:
     """`gguf:q8_0` → ("gguf", "q8_0"); without a precision the kind's default one."""
     name, _, precision = kind.lower().partition(":")
-    known = EXPORTERS.get(name).precisions
+    known = ENCODER_KINDS.get(name) or EXPORTERS.get(name).precisions
     if precision and precision not in known:
         raise UsageError(f"{name} has no precision `{precision}`", where="to", fix=f"one of: {', '.join(known)}")
     return name, precision or known[0]
@@ -76,10 +77,11 @@ def export_model(
     name, precision = parse_kind(kind)
     exporter = EXPORTERS.get(name)
     facts = facts_of(located)
-    _refuse_occupied(out)
+    refuse_occupied(out)
+    _refuse_heads(located)
     opened = load_located(located, torch.float32, merge=False)
     source = Source(located, opened.model, opened.tokenizer, opened.template)
-    with _workspace(out) as folder:
+    with workspace(out) as folder:
         say(f"writing {name}:{precision}")
         exporter.write(source, folder, precision)
         rows, is_held_out = held_out(located.run, source.template, prompts, say, data)
@@ -93,14 +95,32 @@ def export_model(
         finally:
             replica.close()
         enforce(parity, exporter.bounds(precision), f"{located.name} as {name}:{precision}")
-        write_text(folder / "README.md", card(facts, name, precision, parity))
-        sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-        write_json(folder / RECEIPT, {"kind": name, "precision": precision, "files": sizes, **parity.as_json()})
-        _publish(folder, out)
-    return Artifact(out, name, precision, sizes, parity, commands(name, out, facts.name), broken(name, out))
+        return finish(folder, out, name, precision, facts, parity, "chat")
 
 
-def _refuse_occupied(out: Path) -> None:
+def finish(
+    folder: Path, out: Path, kind: str, precision: str, facts: Facts, parity: Figures, task: str
+) -> Artifact:  # fmt: skip
+    """Write card and receipt of an export that passed its gate into `folder`, and let it appear as `out`."""
+    write_text(folder / "README.md", card(facts, kind, precision, parity, task))
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    write_json(folder / RECEIPT, {"kind": kind, "precision": precision, "files": sizes, **parity.as_json()})
+    _publish(folder, out)
+    return Artifact(out, kind, precision, sizes, parity, commands(kind, out, facts.name), broken(kind, out))
+
+
+def _refuse_heads(located: Located) -> None:
+    """Models with a head of their own write no text, and these kinds are for models that do."""
+    spec = read_task(located.adapter or located.model)
+    if spec is not None and spec.kind in ("classify", "tag", "extract") and not getattr(spec, "verbalised", False):
+        raise UsageError(
+            f"this model was trained for {spec.kind} and writes no text", where=located.name,
+            why="this kind of export is for models that do", fix="--to onnx, or use the run's model/ folder",
+        )  # fmt: skip
+
+
+def refuse_occupied(out: Path) -> None:
+    """An OutputError where `out` holds something else than an export."""
     if out.exists() and any(out.iterdir()) and not (out / RECEIPT).is_file():
         raise OutputError(
             "this folder holds something that is not an export", where=str(out), fix="choose another folder: --out DIR"
@@ -108,7 +128,7 @@ def _refuse_occupied(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def _workspace(out: Path) -> Iterator[Path]:
+def workspace(out: Path) -> Iterator[Path]:
     """An empty folder beside `out`, gone at the end whatever happened."""
     create(out.parent)
     folder = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.unfinished"

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from tutelage.errors import ModelError, Problem
-from tutelage.export.parity import Parity
+from tutelage.export.types import Figures
 from tutelage.methods.opening import Located
 from tutelage.models.catalog import CATALOG
 from tutelage.models.describe import describe
@@ -29,7 +29,11 @@ LICENCES = {
     "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "gemma", "apple-ascl", "apple-amlr", "intel-research",
     "etalab-2.0", "unknown", "other",
 }  # fmt: skip
-LIBRARIES = {"peft": "peft", "merged": "transformers", "gguf": "gguf", "ollama": "gguf"}
+LIBRARIES = {"peft": "peft", "merged": "transformers", "gguf": "gguf", "ollama": "gguf", "onnx": "onnx"}
+PIPELINES = {
+    "chat": "text-generation", "classify": "text-classification", "tag": "token-classification",
+    "extract": "question-answering", "embed": "feature-extraction",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,9 @@ def facts_of(located: Located) -> Facts:
     return Facts(located.run.name, base, hub, licence, kind, manifest, before, after)
 
 
-def card(facts: Facts, kind: str, precision: str, parity: Parity) -> str:
-    """README.md of an artefact."""
-    metadata: dict[str, Any] = {"library_name": LIBRARIES[kind], "pipeline_tag": "text-generation"}
+def card(facts: Facts, kind: str, precision: str, parity: Figures, task: str = "chat") -> str:
+    """README.md of an artefact that does `task`."""
+    metadata: dict[str, Any] = {"library_name": LIBRARIES[kind], "pipeline_tag": PIPELINES[task]}
     licence = (facts.licence or "").lower()
     metadata["license"] = licence if licence in LICENCES else "other" if licence else "unknown"
     if metadata["license"] == "other":
@@ -87,12 +91,12 @@ def card(facts: Facts, kind: str, precision: str, parity: Parity) -> str:
     return text
 
 
-def _sections(facts: Facts, kind: str, precision: str, parity: Parity) -> list[str]:
+def _sections(facts: Facts, kind: str, precision: str, parity: Figures) -> list[str]:
     origin = "exported" if facts.manifest is None else "fine-tuned and exported"
     parts = [f"# {facts.name}", f"`{facts.base}`, {origin} with tutelage as {kind} ({precision})."]
     if facts.manifest is not None:
         parts.append(_training(facts, facts.manifest))
-    parts.append(_parity(parity))
+    parts.append(parity.as_text())
     parts.append(_limits(facts, parity))
     return parts
 
@@ -123,24 +127,7 @@ def _interval(event: dict[str, Any]) -> str:
     return value if low is None or high is None else f"{value} ({low:.4f} to {high:.4f})"
 
 
-def _parity(parity: Parity) -> str:
-    lines = [
-        "## Is this the model that was trained?", "",
-        f"Replayed by {parity.runner} on {parity.prompts} {'held-out' if parity.held_out else 'built-in'} prompts:", "",
-        f"- {parity.agreement:.2%} of {parity.tokens} tokens of the greedy answers agree"
-        f"{f' ({parity.ties} ties not counted)' if parity.ties else ''}",
-        f"- {parity.same_stops} of {parity.stops} answers end where the trained model's do",
-        f"- largest difference of a logit: {parity.logit_difference:.3g}",
-        f"- {parity.same_texts} of {parity.texts} texts tokenise identically",
-    ]  # fmt: skip
-    if parity.loss_change is not None:
-        lines.append(
-            f"- loss per target token: {parity.loss:.4f} → {parity.export_loss:.4f} ({parity.loss_change:+.2%})"
-        )
-    return "\n".join(lines)
-
-
-def _limits(facts: Facts, parity: Parity) -> str:
+def _limits(facts: Facts, parity: Figures) -> str:
     lines = [
         "## Limits",
         "",
@@ -155,7 +142,7 @@ def _limits(facts: Facts, parity: Parity) -> str:
             f"{facts.base_hub}: an adapter put on the hub's own weights answers slightly otherwise."
         )
     if not parity.held_out:
-        lines.append("- The comparison above used built-in prompts, as the run's held-out rows were not at hand.")
+        lines.append("- The comparison above did not use held-out rows of the run, as there were none at hand.")
     return "\n".join(lines)
 
 

@@ -1,6 +1,5 @@
 """What llama.cpp must be told of each family of models: its sizes, its rotations, and how its weights are stored there."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage.errors import ModelError
+from tutelage.models.gguf_rope import llama3_factors
 
 
 @dataclass(frozen=True)
@@ -129,21 +129,12 @@ def rope_of(config: Any) -> dict[str, Any]:
 
 
 def rope_factors(config: Any) -> NDArray[np.float32] | None:
-    """[head / 2]: by how much each rotation of a Llama 3 model is slowed down; None for other models.
-
-    Wavelengths below context / high_freq_factor stay, those above context / low_freq_factor are slowed by `factor`, and
-    between them the two are blended (Llama 3.1's rule).
-    """
+    """[head / 2]: by how much each rotation of a Llama 3 model is slowed down; None for other models."""
     rope = rope_of(config)
     if rope.get("rope_type") != "llama3":
         return None
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    frequencies = 1.0 / rope["rope_theta"] ** (np.arange(0, head, 2, dtype=np.float64) / head)
-    lengths = 2 * math.pi / frequencies
-    low, high, old = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
-    smooth = np.clip((old / lengths - low) / (high - low), 0.0, 1.0)
-    factors: NDArray[np.float32] = (1.0 / ((1.0 - smooth) / rope["factor"] + smooth)).astype(np.float32)
-    return factors
+    return llama3_factors(rope, head).astype(np.float32)
 
 
 def stored(name: str, value: Tensor, family: Family, config: Any) -> Tensor:

@@ -36,7 +36,7 @@ class ConvertedReplica(FolderReplica):
 
 
 def open_gguf(path: Path) -> Replica:
-    """The file as llama.cpp sees it, or where that is not installed, as our reader does (plain Llama models only)."""
+    """The file as llama.cpp sees it, or where that is not installed, as our own reader does."""
     if importlib.util.find_spec("llama_cpp") is not None:
         return LlamaCppModel(path)
     try:

@@ -8,9 +8,9 @@ from tokenizers import Tokenizer
 
 from tutelage.encode.template import Template
 from tutelage.errors import ModelError
-from tutelage.models.gguf_tokenizer import PRE_TOKENIZERS
+from tutelage.models.gguf_bpe import PRE_TOKENIZERS
+from tutelage.models.gguf_vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama.cpp's token types
 SPACE = "▁"
 NEVER = -1e6  # the score of pieces that no merge makes: anything else is merged first
 

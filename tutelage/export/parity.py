@@ -64,6 +64,21 @@ class Parity:
         """The figures as parity.json holds them."""
         return {**asdict(self), "loss_change": self.loss_change}
 
+    def as_text(self) -> str:
+        """The card's section."""
+        lines = [
+            "## Is this the model that was trained?", "",
+            f"Replayed by {self.runner} on {self.prompts} {'held-out' if self.held_out else 'built-in'} prompts:", "",
+            f"- {self.agreement:.2%} of {self.tokens} tokens of the greedy answers agree"
+            f"{f' ({self.ties} ties not counted)' if self.ties else ''}",
+            f"- {self.same_stops} of {self.stops} answers end where the trained model's do",
+            f"- largest difference of a logit: {self.logit_difference:.3g}",
+            f"- {self.same_texts} of {self.texts} texts tokenise identically",
+        ]  # fmt: skip
+        if self.loss_change is not None:
+            lines.append(f"- loss per target token: {self.loss:.4f} → {self.export_loss:.4f} ({self.loss_change:+.2%})")
+        return "\n".join(lines)
+
 
 def make_cases(source: Source, rows: Sequence[Any], max_tokens: int) -> Iterator[Case]:
     """A case for each encoded row: its first prompt answered greedily by the trained model."""

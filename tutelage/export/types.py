@@ -31,6 +31,23 @@ class Bounds:
     loss: float | None = None  # largest relative change of the loss per token
 
 
+class Figures(Protocol):
+    """What a parity gate saw."""
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the compared rows were held out of training."""
+        ...
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures as parity.json holds them."""
+        ...
+
+    def as_text(self) -> str:
+        """The card's section."""
+        ...
+
+
 class Replica(Protocol):
     """An artefact, opened again by what will run it."""
 
@@ -76,3 +93,5 @@ class Exporter(Protocol):
 
 
 EXPORTERS: Registry[Exporter] = Registry("kind of export")
+
+ENCODER_KINDS: dict[str, tuple[str, ...]] = {"onnx": ("fp32",)}  # kinds of exports of encoders → precisions

@@ -20,10 +20,14 @@ INERT = {
     "fan_in_fan_out", "inference_mode", "init_lora_weights", "target_modules", "exclude_modules", "layers_to_transform",
     "layers_pattern", "revision", "auto_mapping", "peft_version", "loftq_config", "eva_config", "corda_config",
     "megatron_config", "megatron_core", "modules_to_save", "runtime_config", "ensure_weight_tying", "qalora_group_size",
+    "use_dora",
 }  # fmt: skip
-# Others (PiSSA, OLoRA, CorDA, LoftQ) take their part out of the base weights, which a plain base does not lack.
+# PiSSA's part of the weights can be computed again. Others (PiSSA by random iteration, OLoRA, CorDA, LoftQ) take theirs out
+# of the base weights, which a plain base does not lack.
 HEADED = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")  # their heads are saved whole; elsewhere it would be embeddings
-OWN_INITIALISATIONS = (True, False, None, "gaussian", "orthogonal")
+OWN_INITIALISATIONS = (True, False, None, "gaussian", "orthogonal", "pissa")
+ENDS = (".lora_A.weight", ".lora_B.weight")
+MAGNITUDES = ".lora_magnitude_vector"
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -53,7 +57,7 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     strange = [
         key
         for key in tensors
-        if not (key.startswith(PREFIX) and key.endswith((".lora_A.weight", ".lora_B.weight")))
+        if not (key.startswith(PREFIX) and key.endswith((*ENDS, MAGNITUDES) if config.get("use_dora") else ENDS))
         and not (key.startswith(heads) or any(name in key for name in inner))
     ]
     if strange:

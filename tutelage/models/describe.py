@@ -1,11 +1,13 @@
-"""What a model is, from config.json and the weights' headers. No weight is read and torch is not imported."""
+"""What a model is, from config.json and the headers of its weights, or a GGUF file's. No weight is read, no torch imported."""
 
+import math
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from tutelage.errors import MissingInputError, ModelError
+from tutelage.models.gguf_convert import Conversion, plan_conversion
 from tutelage.models.safetensors_file import StoredTensor, read_header, shards
 from tutelage.models.safety import read_object
 from tutelage.models.types import ModelInfo
@@ -18,7 +20,9 @@ LICENCE = re.compile(r"^licen[sc]e:\s*[\"']?([\w.-]+)", re.MULTILINE)
 
 
 def describe(path: Path) -> ModelInfo:
-    """The model in the folder `path`. A tied output head that is stored beside its embedding counts once."""
+    """The model in the folder or GGUF file `path`. A tied output head stored beside its embedding counts once."""
+    if path.is_file():
+        return _describe_gguf(plan_conversion(path))
     if not path.is_dir():
         raise MissingInputError("there is no such model folder", where=str(path))
     config = read_object(path / "config.json")
@@ -26,7 +30,7 @@ def describe(path: Path) -> ModelInfo:
     text = inner if isinstance(inner, dict) else config
     files = shards(path)
     if not files:
-        raise ModelError("this folder has no safetensors weights", where=str(path))
+        raise ModelError("this folder has no safetensors weights", where=str(path), fix="fetch the model again")
     tensors = [tensor for file in files for tensor in read_header(file) if not BUFFERS.search(tensor.name)]
     tied, counted = _without_tied(config, tensors)
     dtypes: Counter[str] = Counter()
@@ -51,6 +55,29 @@ def describe(path: Path) -> ModelInfo:
     )
 
 
+def _describe_gguf(made: Conversion) -> ModelInfo:
+    config, licence = made.config, made.header.metadata.get("general.license")
+    dtypes: Counter[str] = Counter()
+    for planned in made.plan.values():
+        kind = planned.source.kind.name
+        dtypes[DTYPES.get(kind, kind.lower())] += math.prod(planned.shape)
+    return ModelInfo(
+        path=made.header.path,
+        architecture=config["architectures"][0],
+        model_type=config["model_type"],
+        parameters=sum(dtypes.values()),
+        weight_bytes=sum(planned.source.nbytes for planned in made.plan.values()),
+        dtypes=dict(dtypes),
+        vocabulary=config["vocab_size"],
+        hidden=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        context=config["max_position_embeddings"],
+        tied_embeddings=config["tie_word_embeddings"],
+        has_chat_template=made.tokenizer.chat_template is not None,
+        licence=licence if isinstance(licence, str) else None,
+    )
+
+
 def _without_tied(config: dict[str, Any], tensors: list[StoredTensor]) -> tuple[bool, list[StoredTensor]]:
     """Whether head and embedding are one tensor, and the tensors without the second copy.
 
@@ -71,8 +98,9 @@ def _size(path: Path, config: dict[str, Any], *keys: str) -> int | None:
             continue
         if type(value) is not int or value < 1:
             raise ModelError(
-                f"`{key}` must be a whole number above 0", where=str(path / "config.json"), why=repr(value)
-            )
+                f"`{key}` must be a whole number above 0", where=f"{path / 'config.json'}: {key}", why=repr(value)[:100],
+                fix="fetch config.json again",
+            )  # fmt: skip
         return value
     return None
 

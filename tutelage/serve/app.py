@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from tutelage import __version__
@@ -16,12 +15,13 @@ from tutelage.serve.answers import Piece, Wanted, answer_room, begin_all
 from tutelage.serve.answers import Request as Answering
 from tutelage.serve.guard import App, Receive, Scope, Send
 from tutelage.serve.json_rule import json_rule
-from tutelage.serve.limits import Limits
 from tutelage.serve.metrics import Metrics
 from tutelage.serve.openai_shapes import ChatShape, Shape, TextShape
-from tutelage.serve.problems import ApiError, invalid, unknown_model
+from tutelage.serve.problems import ApiError, invalid
 from tutelage.serve.schema import ChatRequest, CompletionRequest
 from tutelage.serve.served import Served
+from tutelage.serve.server import Model, Server
+from tutelage.serve.task_routes import add_task_routes, close_when_gone
 from tutelage.serve.web import (
     FastAPI,
     HTTPException,
@@ -33,7 +33,6 @@ from tutelage.serve.web import (
     StreamingResponse,
 )
 
-Log = Callable[[str], None]
 ERROR = {
     "description": "An error in OpenAI's shape",
     "content": {"application/json": {"schema": {
@@ -44,28 +43,6 @@ ERROR = {
 ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys(
     (400, 401, 403, 404, 405, 408, 413, 422, 429, 499, 500, 503), ERROR
 )
-
-
-@dataclass
-class Server:
-    """What the routes share."""
-
-    models: dict[str, Served]
-    limits: Limits
-    log: Log | None = None  # hears prompts and answers; None where they are nobody's business
-    metrics: Metrics = field(default_factory=Metrics)
-    draining: bool = False
-
-    @property
-    def engines(self) -> list[Any]:
-        """Each engine once."""
-        return list({id(model.engine): model.engine for model in self.models.values()}.values())
-
-    def model(self, name: str) -> Served:
-        """The model that a request names."""
-        if name not in self.models:
-            raise unknown_model(name, sorted(self.models))
-        return self.models[name]
 
 
 def make_app(server: Server) -> FastAPI:
@@ -89,6 +66,7 @@ def make_app(server: Server) -> FastAPI:
     app.add_exception_handler(Exception, _answer_error)
     _add_reading_routes(app, server)
     _add_answering_routes(app, server)
+    add_task_routes(app, server)
     page.add_routes(app)
     app.add_middleware(Counting, metrics=server.metrics)
     return app
@@ -144,10 +122,10 @@ def _add_reading_routes(app: FastAPI, server: Server) -> None:
         return _about(server.model(name))
 
 
-def _about(model: Served) -> dict[str, Any]:
+def _about(model: Model) -> dict[str, Any]:
     return {
         "id": model.name, "object": "model", "created": model.created, "owned_by": "tutelage", "parent": model.base,
-        "context_length": model.context,
+        "context_length": model.context, "task": model.task, "labels": list(model.labels),
     }  # fmt: skip
 
 
@@ -155,7 +133,7 @@ def _add_answering_routes(app: FastAPI, server: Server) -> None:
     @app.post("/v1/chat/completions", response_model=None)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """The answer to a conversation."""
-        model = server.model(body.model)
+        model = server.writer(body.model)
         ids = _rendered(model, body)
         wanted = Wanted(
             body.sampling(), answer_room(model, len(ids), body.max_completion_tokens or body.max_tokens, server.limits),
@@ -167,7 +145,7 @@ def _add_answering_routes(app: FastAPI, server: Server) -> None:
     @app.post("/v1/completions", response_model=None)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """The text that goes on behind a prompt."""
-        model = server.model(body.model)
+        model = server.writer(body.model)
         prompts = [_ids(model, prompt) for prompt in body.prompts()]
         room = answer_room(model, max(len(ids) for ids in prompts), body.max_tokens, server.limits)
         n = _choices(body.n * len(prompts), server) // len(prompts)
@@ -207,7 +185,7 @@ def _ids(model: Served, prompt: str | list[int]) -> list[int]:
 async def _answer(
     server: Server, request: Request, body: ChatRequest | CompletionRequest, shape: Shape, answering: Answering
 ) -> Response:
-    gone = asyncio.ensure_future(_close_when_gone(request, answering))
+    gone = asyncio.ensure_future(close_when_gone(request, answering.close))
     started = time.monotonic()
 
     def done(pieces: list[Piece]) -> None:
@@ -238,13 +216,6 @@ async def _answer(
         done(pieces)
     choices = [[piece for piece in pieces if piece.index == i] for i in range(len(answering.streams))]
     return JSONResponse(shape.complete(choices, answering.usage))
-
-
-async def _close_when_gone(request: Request, answering: Answering) -> None:
-    """Free the slots of a client that has gone, whether its answer is streamed or not."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    answering.close()
 
 
 async def _events(

@@ -2,10 +2,23 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-
-from tutelage.serve.engine import Engine
+from typing import Protocol
 
 BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Counted(Protocol):
+    """An engine, as far as it is counted here."""
+
+    @property
+    def running(self) -> int:
+        """Streams, or requests of tasks, that are being computed."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Those that are not yet."""
+        ...
 
 
 class Metrics:
@@ -33,11 +46,11 @@ class Metrics:
             for bucket in BUCKETS:
                 self.first[bucket] += first <= bucket
 
-    def text(self, engines: Iterable[Engine]) -> str:
+    def text(self, engines: Iterable[Counted]) -> str:
         """What `/metrics` answers."""
         return "\n".join(self._lines(list(engines))) + "\n"
 
-    def _lines(self, engines: list[Engine]) -> Iterator[str]:
+    def _lines(self, engines: list[Counted]) -> Iterator[str]:
         yield "# HELP tutelage_requests_total Requests answered, by route and status."
         yield "# TYPE tutelage_requests_total counter"
         for (route, status), count in sorted(self.requests.items()):

@@ -1,6 +1,6 @@
 """Errors in OpenAI's shape, so that its client raises the typed errors that it knows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tutelage.serve.web import HTTPException
@@ -44,6 +44,13 @@ def unknown_model(name: str, known: list[str]) -> ApiError:
         code="model_not_found",
         param="model",
     )
+
+
+def unsuited_model(name: str, about: str, routes: Sequence[str]) -> ApiError:
+    """A model that is asked for what it does not do."""
+    return ApiError(
+        404, f"The model `{name}` {about}: ask it at {' or '.join(routes)}.", code="model_not_suited", param="model",
+    )  # fmt: skip
 
 
 def busy(seconds: int) -> ApiError:

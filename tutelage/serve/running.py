@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.errors import OutputError, UsageError
-from tutelage.serve.app import Server, make_app
+from tutelage.serve.app import make_app
 from tutelage.serve.guard import Guard, is_loopback
+from tutelage.serve.server import Server
 from tutelage.serve.web import uvicorn
 
 HEADER_SECONDS = 10  # an idle connection is closed after this

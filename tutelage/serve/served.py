@@ -1,10 +1,10 @@
 """Which models a server has: each name with its engine, its adapter and its chat template."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -39,6 +39,11 @@ class Served:
     created: int
     base: str | None = None  # the served name of the untouched model
 
+    task = "chat"
+    about = "writes text"
+    routes = ("/v1/chat/completions", "/v1/completions")
+    labels: ClassVar[list[str]] = []
+
     @property
     def context(self) -> int | None:
         """The most tokens of prompt and answer together."""
@@ -62,13 +67,18 @@ def named(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def open_served(
-    arguments: Sequence[str], *, dtype: torch.dtype, limits: Limits, base: bool, say: Say, threads: int | None = None
+    places: Mapping[str, Located],
+    *,
+    dtype: torch.dtype,
+    limits: Limits,
+    base: bool,
+    say: Say,
+    threads: int | None = None,
 ) -> dict[str, Served]:
-    """Load what the arguments name. Adapters over one base share its weights; the base is served too where it costs nothing.
+    """Load models that write. Adapters over one base share its weights; the base is served too where it costs nothing.
 
     With `base`, the untouched model of a fully tuned run is loaded beside it.
     """
-    places = {name: locate(place, say=say) for name, place in named(arguments).items()}
     served: dict[str, Served] = {}
     groups: dict[Path, dict[str, Located]] = {}
     for name, place in places.items():
@@ -86,12 +96,11 @@ def open_served(
 
 
 def open_with_llama_cpp(
-    arguments: Sequence[str], *, precision: str, limits: Limits, say: Say, threads: int | None = None
+    places: Mapping[str, Located], *, precision: str, limits: Limits, say: Say, threads: int | None = None
 ) -> dict[str, Served]:
     """The models run by llama.cpp: each exported to GGUF first, behind the parity gate, unless that was done before."""
     served = {}
-    for name, place in named(arguments).items():
-        located = locate(place, say=say)
+    for name, located in places.items():
         folder = default_folder(located, "gguf", precision)
         try:
             read_artifact(folder)
@@ -119,7 +128,8 @@ def _open_group(
         adapters = _fused(members, runner)
     if runner is None or len(adapters) < sum(place.adapter is not None for place in members.values()):
         say(
-            f"note: {first.model.name} runs through transformers, one stream after the other: its shape is not known here"
+            f"note: {first.model.name} runs through transformers, one stream after the other: "
+            "its shape, or the kind of an adapter over it, is not known here"
         )
         return {name: _plain(name, place, dtype, limits, threads) for name, place in members.items()}
     runner.adapters.update(adapters)
@@ -148,6 +158,8 @@ def _fused(members: dict[str, Located], runner: LlamaRunner) -> dict[str, Adapte
         if place.adapter is None:
             continue
         config, tensors = read_adapter(place.adapter)
+        if config.get("use_dora") or config.get("init_lora_weights") == "pissa":
+            continue  # not a plain addition to the weights
         scale = lora.scaling(int(config["r"]), float(config["lora_alpha"]), bool(config.get("use_rslora")))
         names = {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in tensors}
         if all(layer.startswith("model.layers.") and layer.split(".", 3)[3] in known for layer in names):

@@ -5,6 +5,7 @@ not hold the answer, start and end are the first token, which also means "no ans
 §4.3). The loss is the mean cross-entropy of start and end over the tokens of a window.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,9 @@ class Extract:
     def open(self, spec: ExtractSpec, opening: Opening) -> "Extractor":
         """The task for an encoder: a decoder scores a token before it has read what follows."""
         require_family("extract", opening, "encoder")
+        asked = [row for row in opening.rows if isinstance(row, Question)]
+        if asked and spec.no_answer is None:
+            spec = spec.model_copy(update={"no_answer": any(not row.answers for row in asked)})
         return Extractor(spec, Tokens.of(opening.tokenizer, opening.config, opening.max_tokens))
 
 
@@ -55,6 +59,20 @@ class _Window:
     row: Encoded
     context: int  # where the context's tokens begin in the row
     offsets: tuple[tuple[int, int], ...]  # characters of each of them
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model finds for one question: characters [start, stop) of its context, or nothing where both are 0.
+
+    `chance` is its probability among all spans of all windows. `nothing` is by how much the score of no answer is better.
+    """
+
+    start: int
+    stop: int
+    chance: float
+    nothing: float
+    tokens: int  # that were read for it; none where the question leaves no room for its context
 
 
 @dataclass(frozen=True)
@@ -98,7 +116,7 @@ class Extractor:
     ) -> Encoded:
         roles = np.full(len(ids), USER, dtype=np.uint8)
         roles[asked:context] = TEMPLATE
-        first, last = self._answer(row, offsets)
+        first, last = self._marked(row, offsets)
         at = [0, 0] if first is None or last is None else [context + first, context + last]
         weights = np.zeros(len(ids), dtype=np.float32)
         weights[at] = 1.0
@@ -113,7 +131,7 @@ class Extractor:
         return Encoded(ids, weights, roles, row.at, targets=everywhere, types=types)
 
     @staticmethod
-    def _answer(row: Question, offsets: Sequence[tuple[int, int]]) -> tuple[int | None, int | None]:
+    def _marked(row: Question, offsets: Sequence[tuple[int, int]]) -> tuple[int | None, int | None]:
         """The first and last token of the first answer that stands whole in this window."""
         for text, start in row.answers[:1]:
             stop = start + len(text.rstrip())
@@ -176,28 +194,38 @@ class Extractor:
     def predict(self, backbone: Headed, rows: Sequence[Row], plan: ExecutionPlan) -> list[Prediction]:
         """The best span over all windows, or none where the first token's score is better by more than the threshold."""
         asked = [row for row in rows if isinstance(row, Question)]
-        made = [self.windows_of(row) for row in asked]
-        scores = iter(per_row([w.row for found in made for w in found], plan, lambda layout: backbone.scores(layout)))
-        may_be_none = any(not row.answers for row in asked)
-        predictions = []
-        for row, found in zip(asked, made):
-            best, text, nothing = -float("inf"), "", float("inf")
-            for window in found:
-                values = next(scores)
-                nothing = min(nothing, float(values[0].sum()))
-                score, start, stop = self._best(values, window)
-                if score > best:
-                    best, text = score, row.context[start:stop]
-            if may_be_none and nothing - best > self.spec.no_answer_threshold:
-                text = ""
-            group = row.context[:80]
-            answers = tuple(dict.fromkeys(answer for answer, _ in row.answers))
-            predictions.append(
-                Prediction(
-                    row.at, row.question, answers, text, {"no answer": nothing - best}, group=group, context=row.context
-                )
+        known = self.spec.no_answer
+        may_be_none = any(not row.answers for row in asked) if known is None else known
+        return [
+            Prediction(
+                row.at, row.question, tuple(dict.fromkeys(text for text, _ in row.answers)),
+                row.context[found.start : found.stop], {"no answer": found.nothing}, group=row.context[:80],
+                context=row.context,
             )
-        return predictions
+            for row, found in zip(asked, self.answer(backbone, asked, plan, may_be_none=may_be_none))
+        ]  # fmt: skip
+
+    def answer(
+        self, backbone: Headed, rows: Sequence[Question], plan: ExecutionPlan, *, may_be_none: bool
+    ) -> list[Answer]:
+        """The best span for each question; with `may_be_none`, nothing where that is better by more than the threshold."""
+        made = [self.windows_of(row) for row in rows]
+        scores = iter(per_row([w.row for found in made for w in found], plan, lambda layout: backbone.scores(layout)))
+        return [self._answered([(window, next(scores)) for window in found], may_be_none) for found in made]
+
+    def _answered(self, windows: Sequence[tuple[_Window, Tensor]], may_be_none: bool) -> Answer:
+        best, nothing, whole = (-float("inf"), 0, 0), float("inf"), []
+        for window, values in windows:
+            nothing = min(nothing, float(values[0].sum()))
+            best = max(best, self._best(values, window), key=lambda span: span[0])
+            places = torch.cat((values[:1], values[window.context : window.context + len(window.offsets)]))
+            whole.append(torch.logsumexp(places, 0).sum())  # of exp(start + end) over all pairs of places
+        score, start, stop = best
+        if may_be_none and nothing - score > self.spec.no_answer_threshold:
+            start, stop = 0, 0
+        sure = score if stop > 0 else nothing
+        chance = math.exp(sure - float(torch.logsumexp(torch.stack(whole), 0))) if whole else 0.0
+        return Answer(start, stop, chance, nothing - score, sum(len(window.row.ids) for window, _ in windows))
 
     def _best(self, values: Tensor, window: _Window) -> tuple[float, int, int]:
         """(score, first character, behind the last one) of the best span inside the window's context."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from tutelage.data.rows import Tagged
 from tutelage.data.types import Dropped, Row
@@ -97,6 +98,15 @@ def _bio(row: Tagged, spec: TagSpec) -> tuple[str, ...]:
 class _Window:
     row: Encoded
     words: tuple[int, ...]  # the words that are scored in it, in the order of its targets
+
+
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """What a model makes of one row: a tag and its probability for each word, and how many tokens were read for it."""
+
+    names: tuple[str, ...]
+    chances: tuple[float, ...]
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -209,16 +219,24 @@ class Tagger:
     def predict(self, backbone: Headed, rows: Sequence[Row], plan: ExecutionPlan) -> list[Prediction]:
         """The likeliest tag of each word; a word that the tokenizer has no token for is outside."""
         tagged = [row for row in rows if isinstance(row, Tagged)]
-        made = [[window for window in self.windows_of(row) if window.words] for row in tagged]
+        return [
+            Prediction(row.at, " ".join(row.words), self.tags_of(row), tags.names)
+            for row, tags in zip(tagged, self.tag(backbone, tagged, plan))
+        ]
+
+    def tag(self, backbone: Headed, rows: Sequence[Tagged], plan: ExecutionPlan) -> list[Tags]:
+        """The likeliest tag of each row's words with its probability; what the tokenizer has no token for is outside."""
+        made = [[window for window in self.windows_of(row) if window.words] for row in rows]
         scores = iter(per_row([w.row for found in made for w in found], plan, lambda layout: backbone.scores(layout)))
-        predictions = []
-        for row, found in zip(tagged, made):
-            tags = ["O"] * len(row.words)
+        result = []
+        for row, found in zip(rows, made):
+            names, chances = ["O"] * len(row.words), [1.0] * len(row.words)
             for window in found:
-                for word, label in zip(window.words, next(scores).argmax(-1).tolist()):
-                    tags[word] = self.names[label]
-            predictions.append(Prediction(row.at, " ".join(row.words), self.tags_of(row), tuple(tags)))
-        return predictions
+                best = torch.softmax(next(scores), -1).max(-1)
+                for word, label, chance in zip(window.words, best.indices.tolist(), best.values.tolist()):
+                    names[word], chances[word] = self.names[label], chance
+            result.append(Tags(tuple(names), tuple(chances), sum(len(window.row.ids) for window in found)))
+        return result
 
 
 def _spaced(words: Sequence[str], tokens: Tokens) -> list[str]:

@@ -48,7 +48,7 @@ def need_of(state: TrainState) -> Need:
     trained, config = state.trainable.count, state.backbone.model.config.get_text_config()
     head: Any = getattr(state.backbone.head, "weight", None)
     rows = 0 if head is None else head.shape[0]
-    chunk = min(CHUNK_VALUES, rows * state.plan.tokens) * 4 * 2
+    chunk = min(CHUNK_VALUES, rows * state.plan.tokens) * 4 * (4 if state.anchored else 2)  # and the base model's
     longest = int(Rows.of(state.train_rows).lengths.max())
     scores = config.num_attention_heads * min(QUERY_BLOCK, longest) * longest * 4 * 3
     doubled = head.numel() * 4 if head is not None and head.requires_grad else 0  # its gradient, while it is added up

@@ -26,6 +26,8 @@ def estimate_line(state: TrainState, need: Need | None) -> str:
         f"{state.plan.threads} threads, training {state.trainable.count:,} of {state.trainable.total:,} parameters "
         f"({share:.2%}); a step should take {quickest:.2g} to {slowest:.2g} s"
     )
+    if state.anchored:
+        line += f"; held to the base model, of which {state.anchored.bytes / 2**20:,.0f} MiB stand beside it"
     if need is None:
         return line
     low, high = peak_mib(state, need)
@@ -42,5 +44,6 @@ def seconds_per_step(state: TrainState, tokens: float) -> tuple[float, float]:
     """The range from this machine's measured matrix product; three products per weight that trains, two per frozen one."""
     rate = state.plan.measured_gflops.get(state.plan.precision) or measure_gflops(state.plan.dtype, state.plan.device)
     trained, total = state.trainable.count, state.trainable.total
-    work = 2 * tokens * (2 * total + trained) / (rate * 1e9)
+    passes = 3 if state.anchored else 2  # the base model's forward
+    work = 2 * tokens * (passes * total + trained) / (rate * 1e9)
     return work / EFFICIENCY[1], work / EFFICIENCY[0]

@@ -22,10 +22,11 @@ from tutelage.engine.stack import Keep
 from tutelage.errors import CheckFailedError, OutOfMemoryError, OutputError, is_out_of_memory
 from tutelage.methods.types import Trainable
 from tutelage.recipe import OptimSpec, SaveSpec, ValidateSpec
+from tutelage.tasks.anchored import Anchored
 from tutelage.tasks.batching import packed
 from tutelage.train import checkpoint
 from tutelage.train.optim import Optimizer, learning_rate
-from tutelage.train.types import BudgetHalved, Event, Finished, Resumed, Saved, Step, Validated
+from tutelage.train.types import BudgetHalved, Drawn, Event, Finished, Resumed, Saved, Step, Validated
 
 SAVE_SECONDS = 300.0  # without save.every: what a kill may cost at most
 MIN_BUDGET = 16  # tokens; below this memory is not what is missing
@@ -60,6 +61,7 @@ class TrainState:
     layouts_of: LayoutsOf = packed
     vary: Vary = unchanged
     row_weights: tuple[float, ...] = ()
+    anchored: Anchored | None = None  # the loss that holds the model to its base, in place of `loss_of`, which scores
     step: int = 0
     best_step: int | None = None
     best_loss: float = math.inf
@@ -68,6 +70,7 @@ class TrainState:
     tokens: int = 0
     seconds: float = 0.0
     train_loss: float = 0.0  # mean over all target tokens so far
+    round: int = 0  # of a method that lets other parameters train in each
     stop_requested: bool = False
     saved_steps: set[int] = field(default_factory=set)
 
@@ -83,7 +86,7 @@ class TrainState:
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint stores beside tensors."""
-        names = ("step", "best_step", "without_gain", "target_tokens", "tokens", "seconds", "train_loss")
+        names = ("step", "best_step", "without_gain", "target_tokens", "tokens", "seconds", "train_loss", "round")
         best = None if math.isinf(self.best_loss) else self.best_loss
         plan = {"plan_tokens": self.plan.tokens, "plan_keep": self.plan.keep}
         return {**{name: getattr(self, name) for name in names}, "best_loss": best, **plan}
@@ -95,7 +98,8 @@ class TrainState:
 
 
 def restore(state: TrainState, saved: checkpoint.Checkpoint) -> None:
-    """Continue from `saved`: weights, moments, counters, and a budget that had been halved."""
+    """Continue from `saved`: weights, moments, counters, the round, and a budget that had been halved."""
+    enter(state, saved.state.get("round", 0))
     state.optimizer.load(saved.tensors)
     for name, value in saved.state.items():
         if name.startswith("plan_"):
@@ -104,6 +108,27 @@ def restore(state: TrainState, saved: checkpoint.Checkpoint) -> None:
             setattr(state, name, math.inf if name == "best_loss" and value is None else value)
     # A newer one was damaged: its step is yet to be done and saved, and it must not push a good one out.
     state.saved_steps = {step for step in checkpoint.steps(state.store) if step <= saved.step}
+
+
+def enter(state: TrainState, number: int) -> None:
+    """Let what round `number` draws train, if the method has rounds and this is another one."""
+    if state.trainable.rounds is not None and number != state.round:
+        state.trainable = state.trainable.rounds.enter(number)
+        state.optimizer.redraw(state.trainable.parameters)
+        state.round = number
+
+
+def redraw(state: TrainState) -> Iterator[Event]:
+    """Enter the round of the next step; the first step of each round says what was drawn."""
+    rounds, per_epoch = state.trainable.rounds, state.batches.per_epoch
+    if rounds is None:
+        return
+    number = rounds.number(state.step, per_epoch)
+    enter(state, number)
+    draw = state.trainable.draw
+    if draw is not None and (state.step == 0 or number != rounds.number(state.step - 1, per_epoch)):
+        counts = {category: list(numbers) for category, numbers in draw.categories.items()}
+        yield Drawn(state.step, number, state.trainable.count, counts, tuple(state.trainable.parameters))
 
 
 def training(state: TrainState, resumed: Resumed | None = None) -> Iterator[Event]:
@@ -120,6 +145,7 @@ def training(state: TrainState, resumed: Resumed | None = None) -> Iterator[Even
         if state.stop_requested:
             reason = "interrupted"
             break
+        yield from redraw(state)
         yield from one_step(state)
         if validation_due(state):
             event = yield from validate(state)
@@ -154,7 +180,7 @@ def one_step(state: TrainState) -> Iterator[Event]:
     start = time.perf_counter()
     number = state.step // state.batches.per_epoch
     rows = [state.vary(state.train_rows[i], state.seed, number, int(i)) for i in state.batches.of_step(state.step)]
-    loss, targets, tokens = yield from fitting(state, rows, lambda packs: accumulate(state, packs))
+    loss, targets, tokens, moved = yield from fitting(state, rows, lambda packs: accumulate(state, packs))
     if not math.isfinite(loss):
         raise CheckFailedError(
             f"the loss of step {state.step + 1} is {loss}", where=", ".join(str(row.at) for row in rows[:4]),
@@ -168,7 +194,9 @@ def one_step(state: TrainState) -> Iterator[Event]:
     state.step, state.target_tokens = state.step + 1, state.target_tokens + targets
     state.tokens, state.seconds = state.tokens + tokens, state.seconds + seconds
     epoch = state.step / state.batches.per_epoch
-    yield Step(state.step, epoch, loss, rate, norm, targets, tokens, tokens / seconds, seconds, state.total_steps)
+    yield Step(
+        state.step, epoch, loss, rate, norm, targets, tokens, tokens / seconds, seconds, state.total_steps, moved
+    )
 
 
 def fitting(
@@ -201,16 +229,18 @@ def fitting(
         yield BudgetHalved(state.step + 1, state.plan.tokens, state.plan.keep)
 
 
-def accumulate(state: TrainState, packs: Sequence[Any]) -> tuple[float, int, int]:
-    """Gradients of (weighted sum of losses) / (total weight of the step); that loss, its targets, and the rows' tokens."""
+def accumulate(state: TrainState, packs: Sequence[Any]) -> tuple[float, int, int, float | None]:
+    """Gradients of (weighted sum of losses) / (total weight of the step); that loss, its targets, the rows' tokens, and the
+    divergence from the base model, of which the loss is told without, where the run is held to it."""
     weight = math.fsum(float(pack.weights.double().sum()) for pack in packs)
-    value = 0.0
+    value, moved = 0.0, 0.0
     for index, pack in enumerate(packs):
         torch.manual_seed(draw_seed(state.seed, state.step, index))
-        result = state.loss_of(state.backbone, pack)
+        result = (state.anchored or state.loss_of)(state.backbone, pack)
         (result.total / weight).backward()  # type: ignore[no-untyped-call]
-        value += result.value
-    return value / weight, sum(scored_targets(pack) for pack in packs), sum(pack.tokens for pack in packs)
+        value, moved = value + result.value, moved + result.divergence
+    targets, tokens = sum(scored_targets(pack) for pack in packs), sum(pack.tokens for pack in packs)
+    return value / weight, targets, tokens, moved / weight if state.anchored else None
 
 
 def scored_targets(pack: Any) -> int:

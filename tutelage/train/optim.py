@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from tutelage.errors import ChangedRunError, CheckFailedError
 from tutelage.recipe import OptimSpec
@@ -28,41 +30,76 @@ class Optimizer:
     A parameter stored in less than fp32 gets an fp32 master; its gradients are added up in fp32 across micro-batches.
     Matrices decay, biases and norm weights (one dimension) do not. Of a parameter in `rows` only those rows [R] train
     (`used_rows`): its master is them, and its gradient may be sparse.
+
+    `faster` names those that learn so many times faster. `resting` parameters do not train now. They have masters, so that
+    nothing that they learnt in an earlier round is rounded away, but neither gradients nor moments.
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], spec: OptimSpec, rows: Mapping[str, Tensor] | None = None
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        spec: OptimSpec,
+        resting: Mapping[str, nn.Parameter] | None = None,
+        rows: Mapping[str, Tensor] | None = None,
+        faster: Mapping[str, float] | None = None,
     ) -> None:
         self.spec = spec
-        self.parameters = dict(parameters)
-        self.rows = dict(rows or {})
+        self.rows, self.faster = dict(rows or {}), dict(faster or {})
         self.masters: dict[str, Tensor] = {}
         self.buffers: dict[
             str, Tensor
         ] = {}  # a master's gradient between steps: new memory at each costs its page faults
-        for name, parameter in self.parameters.items():
+        self.hooks: dict[str, RemovableHandle] = {}
+        self.known = {**parameters, **(resting or {})}
+        for name, parameter in self.known.items():
             exact = parameter.dtype in (torch.float32, torch.float64) and name not in self.rows
             self.masters[name] = parameter if exact else self._master(name, parameter)
-            if not exact:
-                parameter.register_post_accumulate_grad_hook(self._into_master(name))  # type: ignore[no-untyped-call]
-        decay = [m for m in self.masters.values() if m.dim() > 1]
-        plain = [m for m in self.masters.values() if m.dim() <= 1]
-        groups = [{"params": decay, "weight_decay": spec.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.adam = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=spec.learning_rate,
-            betas=spec.betas,
-            eps=spec.eps,
+        self.adam = self._train(parameters, {})
+
+    def _train(self, parameters: Mapping[str, nn.Parameter], moments: Mapping[Tensor, Any]) -> torch.optim.AdamW:
+        """Let `parameters` train from now on, with those of the old `moments` that are theirs; all others are dropped."""
+        self.parameters = dict(parameters)
+        for name in [name for name in self.hooks if name not in parameters]:
+            self.hooks.pop(name).remove()
+            self.buffers.pop(name, None)
+        masters = {name: self.masters[name] for name in parameters}
+        for name, parameter in parameters.items():
+            if masters[name] is not parameter and name not in self.hooks:
+                self.hooks[name] = parameter.register_post_accumulate_grad_hook(self._into_master(name))  # type: ignore[no-untyped-call]
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for name, master in masters.items():
+            decay = self.spec.weight_decay if master.dim() > 1 else 0.0
+            groups.setdefault((self.faster.get(name, 1.0), decay), []).append(master)
+        adam = torch.optim.AdamW(
+            [{"params": held, "weight_decay": decay, "times": times} for (times, decay), held in groups.items()],
+            lr=self.spec.learning_rate,
+            betas=self.spec.betas,
+            eps=self.spec.eps,
             fused=True,
         )
+        for master in masters.values():
+            if moments.get(master):
+                adam.state[master] = moments[master]
+        return adam
+
+    def redraw(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Let `parameters`, each known from the start, train in place of those before; between two steps."""
+        self.zero_grad()
+        self.adam = self._train(parameters, self.adam.state)
+        self.reserve()
+
+    @property
+    def trained(self) -> list[Tensor]:
+        """The masters of what trains now."""
+        return [self.masters[name] for name in self.parameters]
 
     def missing_bytes(self) -> int:
         """What Adam's moments will take that are not there yet."""
-        return sum(master.numel() * 8 for master in self.masters.values() if not self.adam.state.get(master))
+        return sum(master.numel() * 8 for master in self.trained if not self.adam.state.get(master))
 
     def reserve(self) -> None:
         """Make Adam's moments now, so that no update can run out of memory half-way."""
-        for master in self.masters.values():
+        for master in self.trained:
             if not self.adam.state.get(master):
                 self.adam.state[master] = {
                     "step": torch.zeros((), dtype=torch.float32, device=master.device),
@@ -105,7 +142,7 @@ class Optimizer:
 
     def gradient_norm(self) -> float:
         """The L2 norm over all gradients."""
-        gradients = [m.grad for m in self.masters.values() if m.grad is not None]
+        gradients = [m.grad for m in self.trained if m.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
 
     def step(self, rate: float, norm: float) -> None:
@@ -117,17 +154,17 @@ class Optimizer:
             )  # fmt: skip
         if norm > self.spec.max_grad_norm:
             factor = self.spec.max_grad_norm / norm
-            torch._foreach_mul_([m.grad for m in self.masters.values() if m.grad is not None], factor)
+            torch._foreach_mul_([m.grad for m in self.trained if m.grad is not None], factor)
         for group in self.adam.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["times"]
         self.adam.step()
         self.zero_grad()
-        self._publish()
+        self._publish(self.parameters)
 
-    def _publish(self) -> None:
+    def _publish(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Copy masters into the parameters that the model computes with."""
         with torch.no_grad():
-            for name, parameter in self.parameters.items():
+            for name, parameter in parameters.items():
                 if name in self.rows:
                     parameter.index_copy_(0, self.rows[name], self.masters[name].to(parameter.dtype))
                 elif self.masters[name] is not parameter:
@@ -153,8 +190,8 @@ class Optimizer:
         with torch.no_grad():
             for name, master in self.masters.items():
                 master.copy_(tensors[f"master.{name}"])
-                if moments and f"step.{name}" in tensors:
+                if moments and name in self.parameters and f"step.{name}" in tensors:
                     self.adam.state[master] = {
                         key: tensors[f"{key}.{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")
                     }
-        self._publish()
+        self._publish(self.known)

@@ -14,10 +14,11 @@ from tutelage.engine.backbone import Backbone
 from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.precision import ExecutionPlan, choose_precision, device_name
 from tutelage.errors import RecipeError
-from tutelage.methods import METHODS
+from tutelage.methods import METHODS, Trainable
 from tutelage.methods.adapter_file import WEIGHTS, read_adapter
 from tutelage.models.load import load_model, load_with_head
 from tutelage.recipe import Recipe
+from tutelage.tasks.anchored import Anchored, anchored
 from tutelage.tasks.batching import varied
 from tutelage.train.loop import TrainState
 from tutelage.train.material import Material
@@ -50,10 +51,10 @@ def choose_plan(recipe: Recipe) -> ExecutionPlan:
     torch.set_num_threads(threads)
     precision, rates = choose_precision(recipe.precision, device)
     tokens = recipe.batch.tokens if isinstance(recipe.batch.tokens, int) else AUTO_TOKENS[device]
-    dropout = getattr(recipe.method, "dropout", 0.0)
+    draws = getattr(recipe.method, "dropout", 0.0) > 0.0 or recipe.optim.neftune_alpha is not None
     return ExecutionPlan(
         precision=precision, device=device, threads=threads, tokens=max(tokens, 1),
-        share_prefix=recipe.batch.share_prefix and dropout == 0.0,  # a shared prefix would share its dropout draws
+        share_prefix=recipe.batch.share_prefix and not draws,  # a shared prefix would share its draws
         packed=True, measured_gflops=rates,
     )  # fmt: skip
 
@@ -65,6 +66,11 @@ def available_cores() -> int:
 
 def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: Path) -> TrainState:
     """The run at step 0: model loaded, method prepared, optimiser made. Deterministic given recipe, data and plan."""
+    if recipe.optim.neftune_alpha is not None and material.task.head.kind == "seq2seq":
+        raise RecipeError(
+            "noise on embeddings is not built for encoder-decoders", where="optim.neftune_alpha",
+            why="NEFTune was published for decoders", fix="leave `optim.neftune_alpha` out",
+        )  # fmt: skip
     torch.set_num_threads(plan.threads)
     torch.manual_seed(recipe.seed)
     model = material.loaded or load_for(material, plan.dtype)
@@ -74,18 +80,35 @@ def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: 
     backbone = material.task.backbone(model)
     trainable = METHODS.get(recipe.method.kind).prepare(model, recipe.method, seed=recipe.seed)
     set_training(model)
+    backbone = replace(backbone.settled(), noise=recipe.optim.neftune_alpha or 0.0)
     start_threads()
     varies = hasattr(material.task, "vary")  # then ids occur that are in no row
     rows = {} if varies else used_rows(model, trainable.parameters, material.train.rows, recipe.optim.weight_decay)
+    anchor = held_to_base(recipe, material, backbone, trainable)
     state = TrainState(
-        backbone=backbone, trainable=trainable, optimizer=Optimizer(trainable.parameters, recipe.optim, rows),
+        backbone=backbone, trainable=trainable,
+        optimizer=Optimizer(trainable.parameters, recipe.optim, trainable.resting, rows, trainable.faster),
         loss_of=material.task.loss, layouts_of=material.task.layouts,
         vary=functools.partial(varied, material.task), train_rows=material.train.rows, validation_rows=material.validation.rows,
         optim=recipe.optim, saving=recipe.save, validating=recipe.validate_,
         row_weights=material.row_weights, plan=_supported(plan, backbone), seed=recipe.seed, store=store,
+        anchored=anchor,
     )  # fmt: skip
     state.adopt(_supported(plan, backbone))
     return state
+
+
+def held_to_base(recipe: Recipe, material: Material, backbone: Any, trainable: Trainable) -> Anchored | None:
+    """The loss with the recipe's `loss.kl`, where it has one; made before anything trains."""
+    if not recipe.loss.kl:
+        return None
+    if material.task.head.kind != "causal":
+        raise RecipeError(
+            "`loss.kl` needs a causal model", where="loss.kl", fix="leave `loss.kl` out, or model: smollm2-135m",
+            why=f"the task {recipe.task.kind} runs on this model with a {material.task.head.kind} head",
+        )  # fmt: skip
+    trained = [*trainable.parameters.values(), *trainable.resting.values()]
+    return anchored(backbone, trained, recipe.loss.kl)
 
 
 def start_threads() -> None:

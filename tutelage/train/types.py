@@ -17,6 +17,9 @@ class Step:
     tokens_per_second: float
     seconds: float
     total_steps: int = 0  # of the whole run, where it is known
+    divergence: float | None = (
+        None  # KL(base || tuned) in nats per target token; none where the run is not held to its base
+    )
     event: str = "step"
 
 
@@ -70,6 +73,21 @@ class BudgetHalved:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """From now on (after `step` steps) the half of round `round` trains: `parameters` values, and the tensors `names`.
+
+    `categories` says of each category how many parts were drawn, of how many, and the same in values.
+    """
+
+    step: int
+    round: int
+    parameters: int
+    categories: dict[str, list[int]]
+    names: tuple[str, ...]
+    event: str = "drawn"
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The end of a run. `reason` is "done", "early_stopping" or "interrupted"."""
 
@@ -78,4 +96,4 @@ class Finished:
     event: str = "finished"
 
 
-Event = Step | Validated | Saved | Resumed | BudgetHalved | Finished
+Event = Step | Validated | Saved | Resumed | BudgetHalved | Drawn | Finished

@@ -6,7 +6,11 @@ from typing import Any
 
 from tutelage.errors import UsageError
 from tutelage.export.artifact import default_folder, export_model, parse_kind
+from tutelage.export.encoder_artifact import export_onnx
+from tutelage.export.types import ENCODER_KINDS
 from tutelage.methods.opening import locate
+
+ROWS_PER_PROMPT = 25  # a row that is labelled costs less than an answer that is written
 
 
 def export(
@@ -28,5 +32,8 @@ def export(
     say = say or (lambda line: None)
     located = locate(model, say=say)
     folder = Path(out) if out else default_folder(located, kind, precision)
+    if kind in ENCODER_KINDS:
+        rows = prompts * ROWS_PER_PROMPT
+        return export_onnx(located, folder, rows=rows, texts=texts, say=say, data=data).as_json()
     made = export_model(located, to, folder, prompts=prompts, max_tokens=max_tokens, texts=texts, say=say, data=data)
     return made.as_json()

@@ -8,10 +8,10 @@ import torch
 from tutelage.engine.precision import choose_precision, device_name
 from tutelage.errors import UsageError
 from tutelage.export.gguf_file import GgufFile
-from tutelage.serve.app import Server
 from tutelage.serve.limits import Limits
+from tutelage.serve.opening import open_models
 from tutelage.serve.running import listen, run, settle
-from tutelage.serve.served import open_served, open_with_llama_cpp
+from tutelage.serve.server import Server
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -50,13 +50,14 @@ def serve(
     try:
         limits = Limits(slots=slots, queue=queue, answer=max_tokens, seconds=seconds, keep=keep)
         given = (models,) if isinstance(models, str) else tuple(models)
+        quantised = None
         if engine == "llama.cpp":
-            kind = "q8_0" if precision == "auto" else precision
-            served = open_with_llama_cpp(given, precision=kind, limits=limits, say=say, threads=threads or None)
-        else:
-            chosen, _ = choose_precision(precision, device_name())
-            dtype = DTYPES[chosen]
-            served = open_served(given, dtype=dtype, limits=limits, base=base, say=say, threads=threads or None)
+            quantised, precision = ("q8_0" if precision == "auto" else precision), "auto"
+        chosen, _ = choose_precision(precision, device_name())
+        served = open_models(
+            given, dtype=DTYPES[chosen], precision=precision, limits=limits, base=base, say=say, threads=threads or None,
+            llama_cpp=quantised,
+        )  # fmt: skip
         server = Server(served, limits, say if log_prompts else None)
         run(server, address, listener, say)
     finally:

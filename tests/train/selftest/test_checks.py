@@ -54,6 +54,19 @@ def test_every_execution_agrees_on_every_family(kind: str, spec: Any, tmp_path: 
     assert notes_of(tiny_subject(kind)) == ()
 
 
+VARIANTS = {"dora": LoraSpec(rank=4, dora=True), "pissa": LoraSpec(rank=4, init="pissa"),
+            "part": LoraSpec(rank=4, target_modules="mlp", layers=[1], loraplus_ratio=4)}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_execution_agrees_on_every_variant(name: str, kind: str, tmp_path: Path) -> None:
+    found = outcomes(tiny_subject(kind), VARIANTS[name], tmp_path)
+    assert failing(found) == set(), found
+    ours = kind == "llama" and name != "dora"  # whose layers run through the model's own forward
+    assert set(found) == ALWAYS | PACKING | {"LoRA product = plain composition"} | (LAYERS if ours else set())
+
+
 def bloom() -> Any:
     torch.manual_seed(0)
     config = CONFIG_MAPPING["bloom"](vocab_size=512, hidden_size=48, n_layer=2, n_head=4, initializer_range=0.15)
@@ -156,7 +169,7 @@ def test_a_gradient_that_is_off_by_a_thousandth_is_noticed(
 def test_a_switch_that_recomputes_nothing_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     right = decoder.DecoderStack.run
     monkeypatch.setattr(
-        decoder.DecoderStack, "run", lambda stack, layout, keep, pick: right(stack, layout, Keep.ALL, pick)
+        decoder.DecoderStack, "run", lambda stack, layout, keep, *more: right(stack, layout, Keep.ALL, *more)
     )
     found = outcomes(tiny_subject("llama"), LORA, tmp_path)
     assert failing(found) == {"recompute gated units = keep all", "recompute layers = keep all"}

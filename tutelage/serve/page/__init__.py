@@ -1,4 +1,4 @@
-"""The chat page: three files without build step or outside request."""
+"""The chat page: four files without build step or outside request."""
 
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
@@ -7,7 +7,7 @@ from tutelage.serve.web import FastAPI, Response
 
 FILES = {
     "/": ("page.html", "text/html; charset=utf-8"), "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/tasks.js": ("tasks.js", "text/javascript; charset=utf-8"), "/page.css": ("page.css", "text/css; charset=utf-8"),
 }  # fmt: skip
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "

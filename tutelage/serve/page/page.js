@@ -3,6 +3,7 @@
 
 const at = (id) => document.getElementById(id);
 const histories = new Map(); // model name → its messages so far
+const models = new Map(); // model name → what the server says of it
 let stopping = null; // the AbortController of the running answers
 
 function element(tag, name, text) {
@@ -19,16 +20,28 @@ function say(text) {
 async function loadModels() {
   const answer = await fetch("/v1/models");
   if (!answer.ok) throw new Error(await problem(answer));
-  const models = (await answer.json()).data;
-  const none = new Option("nothing", "");
-  at("other").append(none);
-  for (const model of models) {
+  const served = (await answer.json()).data;
+  for (const model of served) {
+    models.set(model.id, model);
     at("model").append(new Option(model.id, model.id));
-    at("other").append(new Option(model.id, model.id));
   }
-  const tuned = models.find((model) => model.parent) || models[0];
-  at("model").value = tuned.id;
-  at("other").value = tuned.parent || "";
+  at("model").value = (served.find((model) => model.parent) || served[0]).id;
+  chooseModel();
+  at("other").value = models.get(at("model").value).parent || "";
+}
+
+// The form asks for what the chosen model reads, and offers models of the same task beside it.
+function chooseModel() {
+  const chosen = models.get(at("model").value);
+  const task = TASKS[chosen.task];
+  const before = at("other").value;
+  const others = [...models.values()].filter((model) => model.task === chosen.task && model.id !== chosen.id);
+  at("other").replaceChildren(new Option("nothing", ""), ...others.map((model) => new Option(model.id, model.id)));
+  at("other").value = others.some((model) => model.id === before) ? before : "";
+  at("question-label").textContent = task ? task.text : "Question";
+  at("second-label").textContent = task ? task.second : "";
+  at("second-part").hidden = !task || task.second === "";
+  at("sampling").hidden = Boolean(task);
 }
 
 async function problem(answer) {
@@ -114,10 +127,19 @@ async function* events(body) {
   }
 }
 
-async function ask(question) {
-  const models = chosenModels();
+// One answer of a model that labels, in its own box; nothing is remembered of it.
+async function labelInto(box, model, question, second, signal) {
+  try {
+    box.append(element("p", "note", await taskInto(box, model, question, second, signal)));
+  } catch (error) {
+    if (error.name !== "AbortError") box.append(element("p", "note bad", error.message));
+  }
+}
+
+async function ask(question, second) {
   const turn = element("div", "turn");
   turn.append(element("p", "you", question));
+  if (second !== "") turn.append(element("p", "you", second));
   const answers = element("div", "answers");
   turn.append(answers);
   at("talk").append(turn);
@@ -125,11 +147,17 @@ async function ask(question) {
   at("send").disabled = true;
   at("stop").disabled = false;
   say("Answering…");
-  const running = models.map(async (model) => {
+  const running = chosenModels().map(async (model) => {
     const box = element("section", "answer");
     box.setAttribute("aria-label", "Answer of " + model);
-    box.append(element("h2", "name", model), element("p", "text", ""));
+    const task = TASKS[models.get(model).task];
+    box.append(element("h2", "name", model), element(task ? "div" : "p", "text", ""));
     answers.append(box);
+    if (task) {
+      await labelInto(box, models.get(model), question, second, stopping.signal);
+      at("talk").scrollTop = box.offsetTop - at("talk").offsetTop; // its beginning: it may be longer than the room
+      return;
+    }
     const written = await answerInto(box, model, question, stopping.signal);
     if (written !== null) {
       const before = histories.get(model) || [];
@@ -147,9 +175,10 @@ async function ask(question) {
 at("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   const question = at("question").value;
+  const second = at("second-part").hidden ? "" : at("second").value;
   if (question.trim() === "" || stopping !== null) return;
   at("question").value = "";
-  ask(question);
+  ask(question, second);
 });
 
 at("question").addEventListener("keydown", (event) => {
@@ -162,6 +191,8 @@ at("question").addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && stopping !== null) stopping.abort();
 });
+
+at("model").addEventListener("change", chooseModel);
 
 at("stop").addEventListener("click", () => stopping !== null && stopping.abort());
 

@@ -58,7 +58,7 @@ def compute(state: TrainState, rows: Sequence[Encoded], how: Execution) -> Compu
         raise RuntimeError(f"{len(packs)} micro-batches were made where {how.packs} are to be compared")
     state.optimizer.zero_grad()
     with switched(state.backbone.model, how), saved_bytes(state.backbone.model) as kept:
-        loss, _, _ = accumulate(replace(state, backbone=backbone), packs)
+        loss, *_ = accumulate(replace(state, backbone=backbone), packs)
     backbone.keeping(Keep.ALL)
     return Computed(loss, taken(state), kept.bytes)
 

@@ -17,7 +17,7 @@ from tutelage.methods.lora import lora_layers
 from tutelage.methods.types import MethodSpec, Trainable
 from tutelage.models.load import load_model
 from tutelage.models.tiny import VOCABULARY, tiny_model
-from tutelage.recipe import FullSpec, LoraSpec, OptimSpec, Recipe, SaveSpec, ValidateSpec
+from tutelage.recipe import FullSpec, HalfSpec, LoraSpec, OptimSpec, Recipe, SaveSpec, ValidateSpec
 from tutelage.tasks import chat
 from tutelage.train.loop import LossOf, TrainState
 from tutelage.train.material import Material
@@ -48,7 +48,7 @@ def tiny_subject(kind: str) -> Subject:
 
 
 def recipe_subject(recipe: Recipe, material: Material) -> Subject:
-    """The first layers of the recipe's model on some of its rows, with `full` and with the recipe's LoRA."""
+    """The first layers of the recipe's model on some of its rows, with `full`, its LoRA, and `half` where it says so."""
     if material.task.head.kind != "causal":
         raise RecipeError(
             "the self-test compares causal models only so far", where="task",
@@ -59,7 +59,9 @@ def recipe_subject(recipe: Recipe, material: Material) -> Subject:
     targets = lora.target_modules
     if isinstance(targets, list):  # full names may lie in layers that are left out
         targets = sorted({name.rpartition(".")[2] for name in targets})
-    methods = (FullSpec(), lora.model_copy(update={"adapter": None, "target_modules": targets}))
+    half = (HalfSpec(),) if isinstance(recipe.method, HalfSpec) else ()
+    adapter = lora.model_copy(update={"adapter": None, "target_modules": targets, "layers": None})
+    methods = (FullSpec(), *half, adapter)
     rows = tuple(sample_rows(material.train.rows))
     name = f"{recipe.model}, {base.config.get_text_config().num_hidden_layers} layers"
     return Subject(name, lambda: copy.deepcopy(base), rows, methods)
@@ -70,7 +72,7 @@ def make_state(subject: Subject, spec: MethodSpec, store: Path) -> TrainState:
     model = subject.make().to(device_name())
     backbone = make_backbone(model)
     trainable = METHODS.get(spec.kind).prepare(model, spec, seed=0)
-    trainable = _without_largest(trainable)
+    trainable, backbone = _without_largest(trainable), backbone.settled()
     generator = torch.Generator().manual_seed(1)
     for _, layer in lora_layers(model):
         layer.b.data.copy_(torch.randn(layer.b.shape, generator=generator) * ADAPTER_STD)
@@ -81,7 +83,9 @@ def make_state(subject: Subject, spec: MethodSpec, store: Path) -> TrainState:
         share_prefix=backbone.packs and getattr(spec, "dropout", 0.0) == 0.0, packed=backbone.packs, measured_gflops={},
     )  # fmt: skip
     return TrainState(
-        backbone=backbone, trainable=trainable, optimizer=Optimizer(trainable.parameters, optim), loss_of=subject.loss_of,
+        backbone=backbone, trainable=trainable,
+        optimizer=Optimizer(trainable.parameters, optim, trainable.resting, faster=trainable.faster),
+        loss_of=subject.loss_of,
         train_rows=subject.rows, validation_rows=subject.rows[:2], optim=optim, saving=SaveSpec(every=HALFWAY),
         validating=ValidateSpec(every=HALFWAY), plan=plan, seed=0, store=store,
     )  # fmt: skip
