@@ -37,7 +37,8 @@ def test_a_data_set_goes_through_preview_and_a_step(
     recipe = tutelage.make_recipe(
         {
             "model": str(model_folder("llama")), "data": {"train": str(DATA / name)}, "task": task, "max_tokens": 512,
-            "over_length": "truncate", "optim": {"steps": 1}, "precision": "fp32", "out": str(tmp_path / "run"),
+            "over_length": "truncate", "optim": {"steps": 1}, "precision": "fp32",
+            "forgetting": False, "out": str(tmp_path / "run"),
         }
     )  # fmt: skip
     seen = tutelage.preview(recipe)

@@ -99,6 +99,10 @@ class Compare:
     max_tokens: Annotated[int, "the longest answer in tokens"] = 256
     skip_forgetting: Annotated[bool, "do not probe general text, knowledge, common sense and instructions"] = False
     probes: Annotated[str | None, "a folder with further probes (docs/evaluation.md)"] = None
+    judge: Annotated[str | None, "the address of an OpenAI-compatible API: a model there compares the answers too"] = (
+        None
+    )
+    judge_model: Annotated[str | None, "the judging model's name there"] = None
     seed: Annotated[int, "of the resampling, and of the sampled answers that the divergence is measured on"] = 0
     out: Annotated[str | None, "where predictions and result are written"] = None
 

@@ -75,8 +75,7 @@ class Progress:
         which = "untouched model" if event.step == 0 else f"step {event.step}"
         best = ", the best so far" if event.best else ""
         self.say(
-            f"{which}: held-out loss {event.loss:.4f}, perplexity {event.perplexity:.3g}, "
-            f"{event.accuracy:.1%} of its targets right on {event.rows} rows{best}"
+            f"{which}: held-out loss {event.loss:.4f}, {event.accuracy:.1%} of its targets right on {event.rows} rows{best}"
         )
 
     def saved(self, event: Saved) -> None:

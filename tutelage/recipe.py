@@ -215,6 +215,7 @@ class Recipe(Spec):
     batch: BatchSpec = Field(default=BatchSpec())
     threads: int | None = Field(None, ge=1)
     samples: list[str] = Field(default_factory=list, description="prompts answered before and after, for the report")
+    forgetting: bool = Field(True, description="generative models: measure on small probes what training took away")
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 

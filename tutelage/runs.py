@@ -4,7 +4,7 @@ recipe.yaml      the resolved recipe            manifest.json   versions, hashes
 events.jsonl     one event a line               dropped.jsonl   every row that is not trained, and why
 contract.json    the token contract's counts    samples.json    prompts with answers before and after
 checkpoints/     step-00000100/ ...             model/          a PEFT adapter or from_pretrained folder
-report.html
+forgetting.json  probes before and after        report.html     all of it for a reader
 """
 
 import json
@@ -21,6 +21,7 @@ from tutelage.errors import MissingInputError, OutputError
 
 MANIFEST = "manifest.json"
 EVENTS = "events.jsonl"
+FORGETTING = "forgetting.json"
 TASK = "task.json"  # in model/: the task with its label names, for whoever uses the model
 
 

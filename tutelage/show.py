@@ -71,6 +71,10 @@ def show_train(result: dict[str, Any]) -> Iterator[str]:
     yield f"train loss    {number(result['train_loss'])}"
     if before or after:
         yield f"held-out loss {loss(before.get('loss'), after.get('loss'))}"
+    if result.get("forgetting"):
+        found = result["forgetting"]
+        worse = [name for name, one in found["forgetting"]["probes"].items() if one["verdict"] == "worse"]
+        yield f"forgotten     {', '.join(worse) or 'nothing that shows'} ({found['rows']} probes, {found['seconds']:.0f} s)"
     if result.get("resumed_from") is not None:
         yield f"resumed from  step {result['resumed_from']:,}"
     chats = result.get("task", "chat") in ("chat", "seq2seq", "text")
@@ -336,17 +340,28 @@ def show_evaluate(result: dict[str, Any]) -> Iterator[str]:
         yield f"report        {result['report']}"
 
 
+def show_judge(found: Mapping[str, Any] | None) -> Iterator[str]:
+    """What the judge says of the second, and whether it says the same in both orders."""
+    if found is None:
+        return
+    said = found["verdict"] if found["verdict"] != "cannot tell" else "not told from the first"
+    yield f"judge   {found['model']}: the second is {said}; wins {found['wins']}, ties {found['ties']}, losses {found['losses']}"
+    yield f"        it wins {interval(found['win_rate'])} of the rows, a tie being half a win"
+    yield f"        both orders agree on {interval(found['agreement'])}; {found['unread']} rows without a verdict; {found['rows']}"
+
+
 def show_compare(result: dict[str, Any]) -> Iterator[str]:
     """The verdicts, then rows that changed."""
     yield f"first   {result['first']}"
     yield f"second  {result['second']}"
     yield f"{result['n']:,} rows of {result['data']}, task {result['task']}"
     yield from verdicts(result["differences"])
+    yield from show_judge(result["judge"])
     yield from show_forgetting(result["forgetting"])
     for row in result["changed"][:5]:
         yield ""
         yield f"{row['file']}:{row['row']}  {row['input'][:100]}"
-        yield from block("  first   ", row["before"])
+        yield from block("  first   ", str(row["before"]))
         yield from block("  second  ", str(row["output"]))
 
 

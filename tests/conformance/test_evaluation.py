@@ -35,7 +35,7 @@ def test_a_tuned_model_is_better_than_the_untouched_one(case: str, made: Made, r
     data, run = str(rows_file(case)), str(tmp_path / "run")
     recipe = make_recipe({
         "model": str(made(kind)), "task": task, "data": {"train": data}, "method": "full", "max_tokens": 128,
-        "optim": {"steps": 30, "batch_size": 8, "learning_rate": 3e-3}, "precision": "fp32", "threads": 1,
+        "optim": {"steps": 30, "batch_size": 8, "learning_rate": 3e-3}, "precision": "fp32", "forgetting": False, "threads": 1,
     })  # fmt: skip
     tutelage.train(recipe, out=run)
     found = tutelage.evaluate(run, data=data, skip_forgetting=True, slice="length")
@@ -59,7 +59,7 @@ def test_unlabelled_rows_are_ordered_by_doubt(made: Made, rows_file: Made, tmp_p
     data, run = str(rows_file("classify")), str(tmp_path / "run")
     recipe = make_recipe({
         "model": str(made("bert")), "task": {"kind": "classify"}, "data": {"train": data}, "method": "full", "max_tokens": 128,
-        "optim": {"steps": 5, "batch_size": 8, "learning_rate": 3e-3}, "precision": "fp32", "threads": 1,
+        "optim": {"steps": 5, "batch_size": 8, "learning_rate": 3e-3}, "precision": "fp32", "forgetting": False, "threads": 1,
     })  # fmt: skip
     tutelage.train(recipe, out=run)
     unlabelled = tmp_path / "unlabelled.jsonl"

@@ -66,7 +66,7 @@ def recipe_for(task: str, kind: str, method: str, made: Made, rows_file: Made, *
     values: dict[str, Any] = {
         "model": str(made(kind)), "task": TASK[task], "data": {"train": str(rows_file(task))}, "method": METHODS[method],
         "optim": {"steps": 40, "batch_size": 8, "learning_rate": rate, "warmup": 0.1},
-        "max_tokens": 128, "precision": "fp32", "threads": 1,
+        "max_tokens": 128, "precision": "fp32", "forgetting": False, "threads": 1,
     }  # fmt: skip
     return make_recipe(values | changes)
 

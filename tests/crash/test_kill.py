@@ -31,7 +31,8 @@ def recipe(model: Path, data: Path, method: str, steps: int, out: Path) -> tutel
             "model": str(model), "data": {"train": str(data), "validation": 0.2},
             "method": METHODS[method],
             "optim": {"steps": steps, "batch_size": 4, "learning_rate": 1e-3}, "max_tokens": 400,
-            "save": {"every": 1, "keep": 2}, "validate": {"every": 5, "rows": 4}, "precision": "fp32", "threads": 1,
+            "save": {"every": 1, "keep": 2}, "validate": {"every": 5, "rows": 4}, "precision": "fp32",
+            "forgetting": False, "threads": 1,
             "batch": {"tokens": 128}, "out": str(out), "seed": 3,
         }
     )  # fmt: skip

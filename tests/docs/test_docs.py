@@ -39,7 +39,7 @@ BLOCK = re.compile(
 )
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 REAL_MODEL = "smollm2-135m"
-QUICKLY = "precision: fp32\nthreads: 1\n"  # two threads wait for each other where other tests run beside them
+QUICKLY = "precision: fp32\nforgetting: false\nthreads: 1\n"  # two threads wait for each other where other tests run beside them
 PROGRAMS = {"make", "pip", "sha256sum", "tutelage"}
 
 

@@ -44,7 +44,7 @@ def trained(model: Path, rows: Path, out: Path, seed: int = SEED) -> list[float]
     recipe = make_recipe({
         "model": str(model), "data": {"train": str(rows)}, "method": {"kind": "lora", "rank": 4, "alpha": 8},
         "optim": {"steps": STEPS, "batch_size": 4, "learning_rate": 5e-3, "warmup": 0.25}, "seed": seed,
-        "precision": "fp32", "threads": 1, "out": str(out),
+        "precision": "fp32", "forgetting": False, "threads": 1, "out": str(out),
     })  # fmt: skip
     tutelage.train(recipe)
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]

@@ -27,7 +27,8 @@ def lora_run(model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempP
     recipe = tutelage.make_recipe(
         {
             "model": str(model_folder("llama")), "data": {"train": str(folder / "chat.jsonl"), "validation": 0.25},
-            "method": {"kind": "lora", "rank": 4, "alpha": 16}, "max_tokens": 300, "precision": "fp32", "threads": 1,
+            "method": {"kind": "lora", "rank": 4, "alpha": 16}, "max_tokens": 300, "precision": "fp32",
+            "forgetting": False, "threads": 1,
             "optim": {"steps": 6, "batch_size": 8, "learning_rate": 5e-3}, "out": str(folder / "run"),
         }
     )  # fmt: skip

@@ -24,7 +24,8 @@ def recipe(model_folder: Callable[[str], Path], chat_file: Callable[[int], Path]
     def make(name: str, method: dict[str, Any], **changes: Any) -> tutelage.Recipe:
         values: dict[str, Any] = {
             "model": str(model_folder("llama")), "data": {"train": str(chat_file(24)), "validation": 0.2},
-            "method": {"kind": "lora", "rank": 4, "alpha": 8, **method}, "max_tokens": 400, "precision": "fp32", "threads": 1,
+            "method": {"kind": "lora", "rank": 4, "alpha": 8, **method}, "max_tokens": 400, "precision": "fp32",
+            "forgetting": False, "threads": 1,
             "optim": {"steps": 3, "batch_size": 4, "learning_rate": 1e-3}, "out": str(tmp_path / name),
         }  # fmt: skip
         return tutelage.make_recipe(values | changes)

@@ -75,6 +75,34 @@ def test_a_rise_of_the_loss_is_drawn_to_the_left(finished_run: Path) -> None:
     assert 'class="value worse" x="29.5"' in pictures["general text"]  # two half-widths left of the middle
 
 
+def example(**values: Any) -> dict[str, Any]:
+    return {"file": "test.jsonl", "row": 3, "score": 0.0, **values}
+
+
+def test_entities_are_coloured(finished_run: Path) -> None:
+    row = example(input="Ada <b> met Bo .", reference=["B-PER", "O", "O", "B-PER", "O"], output=["B-LOC", "I-LOC", "O", "O", "O"],
+                  before=["O"] * 5)  # fmt: skip
+    write(finished_run, "tags", {**EVALUATION, "task": "tag", "worst": [row], "comparison": {"changed": [row]}})
+    page = render(finished_run)
+    assert page.count('<mark class="kind-0">Ada &lt;b&gt;<small>LOC</small></mark> met Bo .') == 2
+    assert (
+        page.count('<mark class="kind-1">Ada<small>PER</small></mark> &lt;b&gt; met <mark class="kind-1">Bo<small>PER')
+        == 2
+    )
+    assert '<p class="text" dir="auto">Ada &lt;b&gt; met Bo .</p>' in page
+
+
+def test_answers_are_marked_where_they_stand(finished_run: Path) -> None:
+    row = example(input="Who?", context="So <i> Ada Lovelace wrote it.", reference=["Ada Lovelace", "nobody"],
+                  output="Lovelace wrote", before="So")  # fmt: skip
+    write(finished_run, "spans", {**EVALUATION, "task": "extract", "comparison": {"changed": [row]}})
+    page = render(finished_run)
+    assert (
+        '<mark class="before">So</mark> &lt;i&gt; <mark class="reference">Ada </mark>'
+        '<mark class="after reference">Lovelace</mark><mark class="after"> wrote</mark> it.</p>'
+    ) in page
+
+
 def test_odd_values_do_no_harm(finished_run: Path) -> None:
     hurt: dict[str, Any] = {**EVALUATION, "untouched": None, "comparison": None, "confusion": None, "forgetting": None,
                             "metrics": {"accuracy": {"value": None}, "x": 3}, "slices": [7], "worst": None}  # fmt: skip

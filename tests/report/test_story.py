@@ -5,6 +5,7 @@ import pytest
 
 from tutelage.report import story
 from tutelage.report.facts import read
+from tutelage.report.page import render
 from tutelage.runs import append_event, read_json, write_json
 
 
@@ -23,6 +24,16 @@ def test_a_finished_run(finished_run: Path) -> None:
         "Perplexity went from 10.12 to 2.984 on 20 held-out rows (2,431 target tokens), scored by the same code before and after. "
         "The model kept is that of step 80, where the held-out loss was 1.093; at step 120 it was 1.121."
     )
+
+
+def test_a_classification_has_no_perplexity(finished_run: Path) -> None:
+    recipe = (finished_run / "recipe.yaml").read_text().replace("kind: chat\n  train_on: all", "kind: classify")
+    (finished_run / "recipe.yaml").write_text(recipe)
+    page = render(finished_run)
+    assert "erplexity" not in page
+    assert "target token" not in page.partition("Token contract")[0]
+    assert "Label right went from 51.2% to 72.4% on 20 held-out rows (2,431 labels)" in page
+    assert "loss (nats per label)" in page
 
 
 def test_without_scores_in_the_manifest_the_kept_model_is_scored_by_its_event(finished_run: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_t5_learns_a_toy_translation(tmp_path: Path) -> None:
         {
             "model": str(folder), "task": {"kind": "seq2seq", "max_target_tokens": 16}, "data": {"train": str(train)},
             "method": "full", "optim": {"steps": 800, "batch_size": 32, "learning_rate": 3e-3}, "max_tokens": 32,
-            "precision": "fp32", "batch": {"tokens": 512},
+            "precision": "fp32", "forgetting": False, "batch": {"tokens": 512},
         }
     )  # fmt: skip
     material = gather(recipe, lambda text: None)

@@ -20,7 +20,7 @@ from tutelage.train.sketch import Sketch, fullest_rows, sketched
 def recipe(model_folder: Callable[[str], Path], chat_file: Callable[[int], Path]) -> Recipe:
     values = {
         "model": str(model_folder("llama")), "data": {"train": str(chat_file(24))}, "method": {"kind": "lora", "rank": 4},
-        "optim": {"steps": 2, "batch_size": 24}, "max_tokens": 400, "precision": "fp32", "threads": 1,
+        "optim": {"steps": 2, "batch_size": 24}, "max_tokens": 400, "precision": "fp32", "forgetting": False, "threads": 1,
         "batch": {"tokens": 4096},
     }  # fmt: skip
     return make_recipe(values)

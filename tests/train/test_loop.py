@@ -29,7 +29,7 @@ def build(model_folder: Callable[[str], Path], chat_file: Callable[[int], Path],
         values = {
             "model": str(model_folder("llama")), "data": {"train": str(chat_file(24)), "validation": 0.4},
             "method": {"kind": "lora", "rank": 4}, "optim": {"steps": 6, "batch_size": 5, "learning_rate": 1e-3},
-            "max_tokens": 400, "precision": "fp32", "threads": 1,
+            "max_tokens": 400, "precision": "fp32", "forgetting": False, "threads": 1,
         }  # fmt: skip
         recipe: Recipe = make_recipe(values | changes)
         return build_state(recipe, gather(recipe, lambda text: None), choose_plan(recipe), tmp_path / "checkpoints")

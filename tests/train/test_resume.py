@@ -55,7 +55,8 @@ def recipe(model_folder: Callable[[str], Path], chat_file: Callable[[int], Path]
         values: dict[str, Any] = {
             "model": str(model_folder("llama")), "data": {"train": str(chat_file(24)), "validation": 0.2},
             "method": METHODS["lora"], "optim": {"steps": STEPS, "batch_size": 4, "learning_rate": 1e-3}, "max_tokens": 400,
-            "save": {"every": 1}, "validate": {"every": 3}, "precision": "fp32", "threads": 1, "batch": {"tokens": 128},
+            "save": {"every": 1}, "validate": {"every": 3}, "precision": "fp32",
+            "forgetting": False, "threads": 1, "batch": {"tokens": 128},
             "out": str(tmp_path / name), "seed": 3,
         }  # fmt: skip
         return tutelage.make_recipe(values | changes)

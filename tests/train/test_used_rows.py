@@ -25,7 +25,7 @@ def make(model_folder: Callable[[str], Path], tmp_path: Path) -> Make:
     def made(**changes: Any) -> TrainState:
         values = {
             "model": str(model_folder("qwen2")), "task": "classify", "data": {"train": str(rows)}, "method": "full",
-            "optim": {"steps": 5, "batch_size": 4, "learning_rate": 1e-3}, "precision": "fp32", "threads": 1,
+            "optim": {"steps": 5, "batch_size": 4, "learning_rate": 1e-3}, "precision": "fp32", "forgetting": False, "threads": 1,
         }  # fmt: skip
         recipe = make_recipe(values | changes)
         return build_state(recipe, gather(recipe, lambda text: None), choose_plan(recipe), tmp_path / "checkpoints")

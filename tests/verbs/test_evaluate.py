@@ -34,7 +34,7 @@ def run(model_folder: Folders, tmp_path_factory: pytest.TempPathFactory) -> Path
     recipe = {
         "model": str(model_folder("llama")), "data": {"train": str(folder / "rows.jsonl"), "validation": 0.3},
         "method": "full", "optim": {"epochs": 5, "batch_size": 4, "learning_rate": 5e-3},
-        "max_tokens": 200, "precision": "fp32", "threads": 1, "out": str(folder / "run"),
+        "max_tokens": 200, "precision": "fp32", "forgetting": False, "threads": 1, "out": str(folder / "run"),
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     tutelage.train(str(folder / "recipe.yaml"))

@@ -33,7 +33,7 @@ def recipe_file(model_folder: Folders, chat_file: Rows, tmp_path: Path) -> Calla
         values: dict[str, Any] = {
             "model": str(model_folder("llama")), "data": {"train": str(chat_file(24)), "validation": 0.2},
             "method": {"kind": "lora", "rank": 4}, "optim": {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3},
-            "max_tokens": 400, "precision": "fp32", "threads": 1, "samples": ["Why is the sky blue?"],
+            "max_tokens": 400, "precision": "fp32", "forgetting": False, "threads": 1, "samples": ["Why is the sky blue?"],
             "out": str(tmp_path / "run"),
         }  # fmt: skip
         path = tmp_path / "recipe.yaml"

@@ -36,7 +36,7 @@ def changed(
     chosen = better[: max(half, most - len(worse))] + worse[: max(half, most - len(better))]
     chosen += rest[: max(0, most - len(chosen))]
     return [
-        {**shown(second[i]), "before": first[i].text, "score_before": _plain(one[i]), "score": _plain(two[i])}
+        {**shown(second[i]), "before": first[i].output, "score_before": _plain(one[i]), "score": _plain(two[i])}
         for i in chosen
     ]
 
@@ -46,6 +46,7 @@ def shown(prediction: Prediction) -> dict[str, Any]:
     return {
         "file": prediction.at.source, "row": prediction.at.row, "input": prediction.input,
         "reference": prediction.reference, "output": prediction.output,
+        **({"context": prediction.context} if prediction.context else {}),
     }  # fmt: skip
 
 

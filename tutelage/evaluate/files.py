@@ -30,7 +30,7 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
         "file": prediction.at.source, "row": prediction.at.row, "input": prediction.input,
         "reference": prediction.reference, "output": prediction.output, "scores": dict(prediction.scores),
         "likelihood": likelihood, "ended": prediction.ended, "group": prediction.group,
-        "columns": dict(prediction.columns),
+        "columns": dict(prediction.columns), "context": prediction.context,
     }  # fmt: skip
     needed = ("file", "row", "input", "reference", "output")
     return {key: value for key, value in values.items() if value or key in needed}
@@ -56,7 +56,7 @@ def _prediction(values: dict[str, Any]) -> Prediction:
         at=At(values["file"], values["row"]), input=values["input"], reference=_value(values["reference"]),
         output=_value(values["output"]), scores=values.get("scores", {}),
         likelihood=Likelihood(**likelihood) if likelihood else None, ended=values.get("ended", ""),
-        group=values.get("group", ""), columns=values.get("columns", {}),
+        group=values.get("group", ""), columns=values.get("columns", {}), context=values.get("context", ""),
     )  # fmt: skip
 
 

@@ -67,8 +67,13 @@ def local(folder: str, most: int) -> dict[str, list[Probe]]:
     found = {}
     for path in paths:
         rows = list(_rows(str(path), path.read_text(encoding="utf-8")))
-        found[path.stem] = [rows[i * len(rows) // most] for i in range(most)] if len(rows) > most else rows
+        found[path.stem] = spread(rows, most)
     return found
+
+
+def spread(rows: list[Probe], most: int) -> list[Probe]:
+    """At most `most` of the rows, evenly spread."""
+    return [rows[i * len(rows) // most] for i in range(most)] if len(rows) > most else rows
 
 
 def _rows(name: str, text: str) -> Iterator[Probe]:

@@ -39,6 +39,7 @@ class Prediction:
     ended: Ended = ""
     group: str = ""  # rows of one group (a document, a dialogue) are not independent: they are resampled together
     columns: Mapping[str, str] = field(default_factory=dict)  # further columns of the row, for slices
+    context: str = ""  # the text that an answer is a part of
 
     @property
     def texts(self) -> tuple[str, ...]:

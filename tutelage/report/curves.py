@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from tutelage.report.facts import Facts
+from tutelage.report.measures import measures
 from tutelage.report.svg import Chart, Mark, Point, Series, draw
 from tutelage.report.words import count, score
 
@@ -60,7 +61,7 @@ def loss_figure(facts: Facts) -> Figure | None:
         best = min(held, key=lambda point: point[1])
         notes = [(point, score(point[1])) for point in dict.fromkeys((held[0], best, held[-1]))]
     marks, drawn = _marks(facts), tuple(one for one in series if one.points)
-    chart = Chart("loss", "Loss over optimiser steps", _description(train, held), "loss (nats per target token)", drawn,
+    chart = Chart("loss", "Loss over optimiser steps", _description(train, held), f"loss ({measures(facts.task).unit})", drawn,
                   marks, tuple(_apart(notes)), zero=True)  # fmt: skip
     legend = [entry for entry, one in zip(legend, series) if one.points]
     if any(mark.look == "event" for mark in marks):

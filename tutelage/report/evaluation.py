@@ -7,13 +7,15 @@ from typing import Any
 from markupsafe import Markup
 
 from tutelage.report.facts import listed
+from tutelage.report.marked import Marked, Piece, entities, in_context, kinds_of
 from tutelage.report.svg import Span, bar, spans
-from tutelage.report.words import clipped, count, number, ratio, score
-from tutelage.runs import read_json
+from tutelage.report.words import clipped, count, duration, number, ratio, score
+from tutelage.runs import FORGETTING, read_json
 
 FILE = "evaluation.json"
 MAX_TEXT = 1200
 MOST_CLASSES = 30  # a larger confusion matrix cannot be read; its commonest mistakes can
+ANSWERS = {"reference": "reference", "output": "after", "before": "before"}  # key of a row → its look
 STRETCH = 5.0  # half-widths of an interval that the learning-and-forgetting plot reaches to either side
 
 
@@ -39,6 +41,17 @@ def evaluations(run: Path) -> list[dict[str, Any]]:
     return found
 
 
+def aftermath(run: Path) -> dict[str, Any]:
+    """What training itself measured of what was forgotten; empty where it did not."""
+    path = run / FORGETTING
+    found = _mapping(read_json(path)) if path.is_file() else {}
+    shown = _forgetting(_mapping(found.get("forgetting")), {})
+    if not shown:
+        return {}
+    cost = f"Measured at the end of the run on {count(found.get('rows'))} small probes, in {duration(found.get('seconds'))}."
+    return {**shown, "cost": f"{cost} tutelage evaluate measures more of them, and on your own files."}
+
+
 def _evaluation(name: str, value: dict[str, Any]) -> dict[str, Any]:
     systems = _systems(value)
     differences = _mapping(_mapping(value.get("comparison")).get("differences"))
@@ -51,8 +64,7 @@ def _evaluation(name: str, value: dict[str, Any]) -> dict[str, Any]:
         "classes": [_class(one) for one in listed(value.get("per_class"))],
         "forgetting": _forgetting(_mapping(value.get("forgetting")), differences),
         "curve": _curve(_mapping(value.get("learning_curve"))),
-        "worst": [_example(one) for one in listed(value.get("worst"))],
-        "changed": [_example(one) for one in listed(_mapping(value.get("comparison")).get("changed"))],
+        **_cases(value),
     }  # fmt: skip
 
 
@@ -191,10 +203,39 @@ def _curve(found: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _example(one: Any) -> dict[str, Any]:
-    found = _mapping(one)
-    texts = {key: clipped(_text(found.get(key)), MAX_TEXT) for key in ("input", "reference", "output", "before")}
-    return {"at": f"{found.get('file', '')}:{found.get('row', '')}", "score": score(found.get("score")), **texts}
+def _cases(value: dict[str, Any]) -> dict[str, Any]:
+    """Rows to read, with their entities and answers marked."""
+    lists = {"worst": listed(value.get("worst")), "changed": listed(_mapping(value.get("comparison")).get("changed"))}
+    tagged = value.get("task") == "tag"
+    rows = [_mapping(one) for some in lists.values() for one in some] if tagged else []
+    kinds = kinds_of([listed(row.get(key)) for row in rows for key in ANSWERS])
+    return {name: [_example(_mapping(one), kinds if tagged else None) for one in some] for name, some in lists.items()}
+
+
+def _example(found: dict[str, Any], kinds: list[str] | None) -> dict[str, Any]:
+    context = str(found.get("context") or "")
+    looks = {look: [*map(str, _several(found.get(key)))] for key, look in ANSWERS.items()}
+    return {
+        "at": f"{found.get('file', '')}:{found.get('row', '')}", "score": score(found.get("score")),
+        "input": _plain(found.get("input")), "context": in_context(context, looks, MAX_TEXT) if context else None,
+        **{key: _answer(str(found.get("input")), found.get(key), kinds) for key in ANSWERS},
+    }  # fmt: skip
+
+
+def _answer(text: str, value: object, kinds: list[str] | None) -> Marked:
+    words, tags = text.split(" "), listed(value)
+    if kinds is None or not tags or len(words) != len(tags) or not all(isinstance(tag, str) for tag in tags):
+        return _plain(value)
+    return entities(words, tags, kinds)
+
+
+def _plain(value: object) -> Marked:
+    shown, rest = clipped(_text(value), MAX_TEXT)
+    return Marked((Piece(shown),), rest)
+
+
+def _several(value: object) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _text(value: object) -> str:

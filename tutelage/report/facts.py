@@ -16,7 +16,7 @@ LISTED_DROPS = 50
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """One run folder. `method` is the recipe's `method` mapping; `drops` are the first lines of dropped.jsonl."""
+    """One run folder. `method` and `task` are those parts of the recipe; `drops` are the first lines of dropped.jsonl."""
 
     name: str
     manifest: dict[str, Any]
@@ -25,6 +25,7 @@ class Facts:
     samples: list[dict[str, Any]]
     recipe: str
     method: dict[str, Any]
+    task: dict[str, Any]
     drops: list[dict[str, Any]]
     dropped: int
 
@@ -65,7 +66,8 @@ def read(run: Path) -> Facts:
         contract=_document(run / "contract.json", dict),
         samples=[one for one in _document(run / "samples.json", list) if isinstance(one, dict)],
         recipe=text,
-        method=_method(text),
+        method=_part(text, "method"),
+        task=_part(text, "task"),
         drops=drops,
         dropped=dropped,
     )
@@ -85,14 +87,14 @@ def _document(path: Path, kind: type[Any]) -> Any:
     return value
 
 
-def _method(recipe: str) -> dict[str, Any]:
-    """The recipe's method; a recipe that cannot be read is still shown as text, so its method is merely unknown."""
+def _part(recipe: str, name: str) -> dict[str, Any]:
+    """The recipe's method or task; a recipe that cannot be read is still shown as text, so they are merely unknown."""
     try:
         values = yaml.safe_load(recipe)
     except yaml.YAMLError:
         return {}
-    method = values.get("method") if isinstance(values, dict) else None
-    return method if isinstance(method, dict) else {"kind": method} if isinstance(method, str) else {}
+    part = values.get(name) if isinstance(values, dict) else None
+    return part if isinstance(part, dict) else {"kind": part} if isinstance(part, str) else {}
 
 
 def _drops(path: Path) -> tuple[list[dict[str, Any]], int]:

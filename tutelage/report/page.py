@@ -7,8 +7,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from tutelage.report import curves, sections, story
-from tutelage.report.evaluation import evaluations
+from tutelage.report.evaluation import aftermath, evaluations
 from tutelage.report.facts import read
+from tutelage.report.measures import measures
 from tutelage.runs import write_text
 
 REPORT = "report.html"
@@ -33,7 +34,9 @@ def render(run: Path) -> str:
         validations=story.validations(facts),
         scores=story.scores(facts),
         evaluations=evaluations(run),
+        aftermath=aftermath(run),
         samples=sections.samples(facts),
+        measures=measures(facts.task),
         contract=sections.contract(facts),
         data=sections.data(facts),
         trained=sections.trained(facts),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.report.facts import Facts, listed
+from tutelage.report.measures import measures
 from tutelage.report.words import (
     DASH,
     clock,
@@ -114,17 +115,19 @@ def _lead(facts: Facts, status: str, before: dict[str, Any], after: dict[str, An
         known = REASONS.get(reason, reason)
         yield known if known.endswith((".", "!", "?")) else known + "."
     if after:
+        names = measures(facts.task)
         rows = things(after.get("rows"), "held-out row")
-        tokens = things(after.get("target_tokens"), "target token")
+        size = things(after.get("target_tokens"), names.target)
+        on = rows if names.target == "row" else f"{rows} ({size})"
+        what, key, show = (
+            ("Perplexity", "perplexity", score) if names.perplexity else (names.right, "accuracy", percent)
+        )
         if before:
             when = "before and after" if status == "Finished" else "before the first step and in between"
-            yield (
-                f"Perplexity went from {score(before.get('perplexity'))} to {score(after.get('perplexity'))} on {rows} "
-                f"({tokens}), scored by the same code {when}."
-            )
+            values = f"from {show(before.get(key))} to {show(after.get(key))}"
+            yield f"{what} went {values} on {on}, scored by the same code {when}."
         else:
-            perplexity = score(after.get("perplexity"))
-            yield f"Perplexity is {perplexity} on {rows} ({tokens}); the untouched model was not scored."
+            yield f"{what} is {show(after.get(key))} on {on}; the untouched model was not scored."
     elif before and status != "Finished":
         yield f"The untouched model's held-out loss is {score(before.get('loss'))}; no trained step has been scored yet."
     else:
@@ -146,15 +149,15 @@ def _kept_model(facts: Facts) -> Iterator[str]:
 
 def figures(facts: Facts) -> list[Fact]:
     """The strip of numbers below the headline."""
-    totals, (before, after) = facts.part("totals"), validation(facts)
+    totals, (before, after), names = facts.part("totals"), validation(facts), measures(facts.task)
     seconds = totals.get("seconds", sum(number(event.get("seconds")) or 0.0 for event in facts.of("step")))
     steps = steps_done(facts)
     epochs = number(totals.get("epochs"))
     arrow, guess = f"{score(before.get('loss'))} → " if before else "", memory(totals.get("estimated_peak_mib"))
     accuracy = f"was {percent(before.get('accuracy'))}" if before else ""
     facts_shown = [
-        Fact("Held-out loss", arrow + score(after.get("loss")), "nats per target token"),
-        Fact("Next token right", percent(after.get("accuracy")), accuracy),
+        Fact("Held-out loss", arrow + score(after.get("loss")), names.unit),
+        Fact(names.right, percent(after.get("accuracy")), accuracy),
         Fact("Training time", duration(seconds), things(steps, "step") + (f", {epochs:g} epochs" if epochs else "")),
         Fact("Speed", f"{count(totals.get('tokens_per_second'))}", "tokens per second"),
         Fact("Peak memory", memory(totals.get("peak_rss_mib")), f"estimated {guess}" if guess != DASH else "resident"),
@@ -169,11 +172,11 @@ def scores(facts: Facts) -> list[Score]:
     before, after = validation(facts)
     if not before and not after:
         return []
-    rows = []
+    rows, names = [], measures(facts.task)
     for key, label, show, lower in (
-        ("loss", "Loss (nats per target token)", score, True),
-        ("perplexity", "Perplexity", score, True),
-        ("accuracy", "Next token right", percent, False),
+        ("loss", f"Loss ({names.unit})", score, True),
+        *((("perplexity", "Perplexity", score, True),) if names.perplexity else ()),
+        ("accuracy", names.right, percent, False),
     ):
         first, last = number(before.get(key)), number(after.get(key))
         change, verdict = DASH, ""
@@ -181,7 +184,9 @@ def scores(facts: Facts) -> list[Score]:
             change = f"{100 * (last - first):+.1f} points" if key == "accuracy" else f"{last - first:+,.3f}"
             verdict = "unchanged" if last == first else "better" if (last < first) == lower else "worse"
         rows.append(Score(label, show(first), show(last), change.replace("-", "−"), verdict))
-    for key, label in (("target_tokens", "Target tokens scored"), ("rows", "Rows scored")):
+    for key, label in (("target_tokens", f"{names.target.capitalize()}s scored"), ("rows", "Rows scored")):
+        if label in [row.label for row in rows]:
+            continue
         rows.append(Score(label, count(before.get(key)), count(after.get(key)), "", ""))
     return rows
 

@@ -200,6 +200,7 @@ class Extractor:
             Prediction(
                 row.at, row.question, tuple(dict.fromkeys(text for text, _ in row.answers)),
                 row.context[found.start : found.stop], {"no answer": found.nothing}, group=row.context[:80],
+                context=row.context,
             )
             for row, found in zip(asked, self.answer(backbone, asked, plan, may_be_none=may_be_none))
         ]  # fmt: skip

@@ -14,7 +14,7 @@ from tutelage.engine.precision import device_name
 from tutelage.errors import ChangedRunError, Problem
 from tutelage.models.describe import describe
 from tutelage.recipe import Recipe, as_yaml
-from tutelage.runs import EVENTS, MANIFEST, history, read_json, write_json, write_text
+from tutelage.runs import EVENTS, FORGETTING, MANIFEST, history, read_json, write_json, write_text
 from tutelage.train import checkpoint
 from tutelage.train.loop import TrainState
 from tutelage.train.material import Material
@@ -131,6 +131,7 @@ def summary(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         **manifest["totals"], "validation": {"before": before, "after": after},
         "resumed_from": (resumed[-1] or None) if resumed else None, "model": str(folder / "model"),
         "report": str(folder / "report.html"), "reason": manifest.get("reason"), "samples": read_samples(folder),
+        "forgetting": read_json(folder / FORGETTING) if (folder / FORGETTING).is_file() else None,
     }  # fmt: skip
 
 

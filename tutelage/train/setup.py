@@ -30,7 +30,15 @@ from tutelage.train.used_rows import used_rows
 # Micro-batch budgets. On a CPU 1,024 tokens fill the matrix products; full fine-tuning adds up all gradients once more per
 # micro-batch, so the usual step of 8 rows should be one.
 AUTO_TOKENS = {"cpu": 2048, "cuda": 16384}
-EXECUTION_KEYS = ("out", "save", "samples", "batch", "threads", "precision")  # may change between two starts of a run
+EXECUTION_KEYS = (
+    "out",
+    "save",
+    "samples",
+    "forgetting",
+    "batch",
+    "threads",
+    "precision",
+)  # may change between two starts of a run
 
 
 def choose_plan(recipe: Recipe) -> ExecutionPlan:

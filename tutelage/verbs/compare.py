@@ -1,18 +1,25 @@
 """The verb `compare`: two models or runs on the same rows, with paired intervals and a plain verdict for each metric."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from tutelage.errors import UsageError
 from tutelage.evaluate.comparing import compare_predictions
+from tutelage.evaluate.files import write_lines
 from tutelage.evaluate.forgetting import forgetting
+from tutelage.evaluate.judge import judge as judge_pairs
 from tutelage.evaluate.rows import read_rows, recipe_of, spec_of
 from tutelage.evaluate.scoring import main_metric, metrics_for
 from tutelage.evaluate.subject import Asked, score_model
 from tutelage.evaluate.summary import EVALUATION, folder_for, split_names
+from tutelage.metrics import Prediction
 from tutelage.runs import create, plain, write_json
 from tutelage.verbs.evaluate import choose_probes
 from tutelage.verbs.train import silent
+
+JUDGED = ("chat", "seq2seq", "extract")
+Say = Callable[[str], None]
 
 
 def compare(
@@ -27,14 +34,17 @@ def compare(
     max_tokens: int = 256,
     skip_forgetting: bool = False,
     probes: str | None = None,
+    judge: str | None = None,
+    judge_model: str | None = None,
     seed: int = 0,
     out: str | None = None,
-    say: Callable[[str], None] = silent,
+    say: Say = silent,
 ) -> dict[str, Any]:
-    """`scores` of both, `differences` of the second from the first with verdicts, `changed` rows, and `forgetting`."""
+    """`scores` of both, `differences` of the second from the first with verdicts, `changed` rows, `forgetting`, `judge`."""
     recipe = recipe_of(second) or recipe_of(first)
     spec = spec_of(task, recipe, second)
     metrics_for(spec.kind, (), split_names(metrics))
+    check_judge(spec.kind, judge, judge_model)
     known = choose_probes(probes, skip=skip_forgetting)
     scored = read_rows(data, recipe, spec, most=rows)
     folder = create(folder_for(f"{first}-{second}", data, out, None))
@@ -52,8 +62,30 @@ def compare(
         {
             "task": spec.kind, "data": scored.name, "main_metric": main, "too_long": sorted({*one.too_long, *two.too_long}),
             **{name: getattr(found, name) for name in ("first", "second", "n", "differences", "changed")},
-            "scores": [asdict(one.scores), asdict(two.scores)], "forgetting": lost,
+            "scores": [asdict(one.scores), asdict(two.scores)], "forgetting": lost, "judge": None,
         }
     )  # fmt: skip
+    if judge and judge_model:
+        result["judge"] = judged(judge, judge_model, before, after, asked, say)
     write_json(folder / EVALUATION, result)
     return result
+
+
+def check_judge(task: str, url: str | None, model: str | None) -> None:
+    """Refuse half a judge, and a task without answers, before anything is computed."""
+    if bool(url) != bool(model):
+        raise UsageError("a judge is an address and a model", where="judge", fix="--judge URL --judge-model NAME")
+    if url and task not in JUDGED:
+        raise UsageError(
+            f"there is nothing to judge in the task {task}",
+            where="judge",
+            why=f"answers are judged: {', '.join(JUDGED)}",
+        )
+
+
+def judged(
+    url: str, model: str, first: Sequence[Prediction], second: Sequence[Prediction], asked: Asked, say: Say
+) -> dict[str, Any]:
+    """The judge's outcome, its rows in a file."""
+    found: dict[str, Any] = plain(judge_pairs(first, second, url=url, model=model, seed=asked.seed, say=say))
+    return {**found, "rows": write_lines(asked.folder / "judge.jsonl", found["rows"])}

@@ -1,5 +1,6 @@
 """`tutelage train`: check → run → report. Run again on the same folder to continue."""
 
+import gc
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -10,9 +11,10 @@ from typing import Any
 
 from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import InterruptedRunError, OutOfMemoryError, is_out_of_memory
+from tutelage.evaluate.aftermath import aftermath, few
 from tutelage.recipe import Recipe, read_recipe
 from tutelage.report.page import write as write_report
-from tutelage.runs import EVENTS, MANIFEST, append_event, create, write_json
+from tutelage.runs import EVENTS, FORGETTING, MANIFEST, append_event, create, plain, write_json
 from tutelage.train import checkpoint
 from tutelage.train.budget import fit_budget
 from tutelage.train.estimate import as_json, estimate_line, memory_of, work_of
@@ -90,6 +92,12 @@ def train(
         manifest |= {"status": "finished", "reason": finished.reason, "finished": now()}
         write_json(folder / MANIFEST, manifest)
     write_report(folder)
+    causal = material.task.head.kind == "causal" and material.task.template is not None
+    if spec.forgetting and causal and loaded is None:
+        del state
+        gc.collect()
+        measure_forgetting(folder, manifest, spec.seed, say)
+        write_report(folder)
     return summary(folder, manifest)
 
 
@@ -101,6 +109,18 @@ def expected(manifest: dict[str, Any], state: TrainState, sketch: Sketch, materi
     memory = memory_of(sketch, material, walk, process)
     manifest["estimate"] = as_json(memory)
     return estimate_line(state, work_of(sketch.state, walk, rows), memory)
+
+
+def measure_forgetting(folder: Path, manifest: dict[str, Any], seed: int, say: Say) -> None:
+    """Write forgetting.json. The run is finished: memory that is missing here costs its probes only, and is said."""
+    try:
+        found = aftermath(folder, few(), precision=manifest["plan"]["precision"], seed=seed, say=say)
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        say(f"warning: memory ran out, so what was forgotten is not known yet: tutelage evaluate {folder}")
+        return
+    write_json(folder / FORGETTING, plain(found))
 
 
 @contextmanager

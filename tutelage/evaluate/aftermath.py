@@ -1,0 +1,54 @@
+"""What a run has forgotten, measured at its end on a few shipped probes: the untouched model, then the tuned one.
+
+Only one of them is in memory at a time, and the run is finished before: whatever happens here, its model is on disk.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tutelage.evaluate.forgetting import Forgetting, Probed, forgetting, probe
+from tutelage.evaluate.probing import Probe, Request, shipped, spread
+from tutelage.methods.opening import open_model
+
+WRITTEN = 8  # rows of each probe that asks for an answer: 64 tokens of writing cost as much as scoring 10 rows
+
+
+@dataclass(frozen=True)
+class Aftermath:
+    """What was forgotten, on how many probe rows of each of the two models, and the seconds that it took."""
+
+    forgetting: Forgetting
+    rows: int
+    seconds: float
+
+
+def few() -> dict[str, list[Probe]]:
+    """The shipped probes: all that are scored in one pass, and at most `WRITTEN` evenly spread ones of the others."""
+    return {
+        name: spread(rows, WRITTEN) if any(isinstance(row, Request) for row in rows) else rows
+        for name, rows in shipped().items()
+    }
+
+
+def aftermath(
+    run: Path, probes: Mapping[str, Sequence[Probe]], *, precision: str, seed: int, say: Callable[[str], None]
+) -> Aftermath:
+    """The finished run's model beside the one it started from; both in the precision that the run was trained in."""
+    begun, rows = time.monotonic(), sum(map(len, probes.values()))
+    say(f"forgetting: {rows} probes of general text, knowledge, common sense and instructions, before and after")
+    before = _probed(run, True, probes, None, precision, seed)
+    after = _probed(run, False, probes, before, precision, seed)
+    return Aftermath(forgetting(before, after, seed=seed), rows, round(time.monotonic() - begun, 1))
+
+
+def _probed(
+    run: Path, untouched: bool, probes: Mapping[str, Sequence[Probe]], base: Probed | None, precision: str, seed: int
+) -> Probed:
+    opened = open_model(str(run), base=untouched, precision=precision)
+    found = probe(opened.model, opened.template, probes, base=base, seed=seed)
+    del opened
+    gc.collect()  # a model is full of cycles, and the next one needs its memory
+    return found
