@@ -20,7 +20,7 @@ LAYERS = [
     {"evaluate"},
     {"curate", "search", "serve", "export", "report"},
     {"verbs"},
-    {"cli", "studio", "options", "show", "progress", "__main__"},
+    {"cli", "studio", "options", "columns", "show", "show_scores", "progress", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py", "misc.py", "util.py", "helper.py"}

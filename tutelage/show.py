@@ -2,60 +2,14 @@
 
 import os
 import sys
-import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from tutelage.columns import block, loss, number, pairs, safe, size, table
 from tutelage.report.words import duration
+from tutelage.show_scores import show_compare, show_evaluate
 
 Show = Callable[[Any], Iterator[str]]
-
-
-def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> Iterator[str]:
-    """The rows in columns as wide as their widest cell."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    for row in (head, *rows):
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-
-
-def pairs(values: Mapping[str, Any]) -> Iterator[str]:
-    """One `key  value` line per entry that has a value; nested mappings are indented."""
-    width = max((len(key) for key in values), default=0)
-    for key, value in values.items():
-        name = key.replace("_", " ").ljust(width)
-        if isinstance(value, Mapping):
-            yield name.rstrip()
-            yield from (f"  {line}" for line in pairs(value))
-        elif isinstance(value, list):
-            yield f"{name}  {', '.join(str(item) for item in value) or '-'}"
-        elif value is not None:
-            yield f"{name}  {number(value)}"
-
-
-def number(value: Any) -> str:
-    """A number as people write it: 134,515,008 and 0.0002 and 1.2346."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)
-
-
-def size(count: float | None) -> str:
-    """A number of bytes with its unit."""
-    if count is None:
-        return "-"
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
-
-
-def loss(before: float | None, after: float | None) -> str:
-    """`before → after`, each with three digits."""
-    texts = ["-" if value is None else f"{value:.3f}" for value in (before, after)]
-    return "-" if texts == ["-", "-"] else " → ".join(texts)
 
 
 def show_train(result: dict[str, Any]) -> Iterator[str]:
@@ -95,13 +49,6 @@ def show_quickstart(result: dict[str, Any]) -> Iterator[str]:
     yield f"              tutelage chat {result['run']} --base       (the untouched model)"
     yield "              tutelage preview examples/science_teacher/recipe.yaml   (what was trained, token by token)"
     yield "              then write a recipe for your own file: tutelage train my_recipe.yaml"
-
-
-def block(name: str, text: str | None) -> Iterator[str]:
-    """`text` line by line behind `name`, wrapped to a readable width."""
-    lines = [part for line in (text or "-").splitlines() for part in textwrap.wrap(line, 100) or [""]]
-    for i, line in enumerate(lines):
-        yield (name if i == 0 else " " * len(name)) + line
 
 
 def show_preview(result: dict[str, Any]) -> Iterator[str]:
@@ -265,104 +212,6 @@ def _example_line(example: dict[str, Any]) -> str:
         alike = f" ({example['similarity']:.2f})" if "similarity" in example else ""
         parts.append(f"like {example['of']['file']}:{example['of']['row']}{alike}")
     return "  ".join([*parts, *(example[key] for key in ("detail", "text") if key in example)])
-
-
-def safe(text: str) -> str:
-    """`text` without what could move a terminal's cursor."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-
-
-def interval(score: Mapping[str, Any]) -> str:
-    """A score with its interval."""
-    low, high = (f"{score[end]:.4g}" if score[end] is not None else "?" for end in ("low", "high"))
-    value = f"{score['value']:.4g}" if score["value"] is not None else "-"
-    return f"{value} [{low}, {high}]"
-
-
-def verdicts(differences: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """One line a metric: first, second, their difference with its interval, and what it allows to say."""
-    rows = []
-    for name, one in differences.items():
-        said = one["verdict"] if one["verdict"] != "cannot tell" else f"cannot tell with n = {one['n']}"
-        first, second = (f"{one[key]:.4g}" if one[key] is not None else "-" for key in ("first", "second"))
-        rows.append([name, first, second, interval(one), said])
-    yield from table(rows, ["metric", "first", "second", "difference [95 %]", "the second is"])
-
-
-def show_forgetting(found: Mapping[str, Any] | None) -> Iterator[str]:
-    """What became better or worse besides the task, and how far the model moved."""
-    if found is None:
-        return
-    yield ""
-    yield "besides the task (probes)"
-    yield from verdicts(found["probes"])
-    if found["divergence"] is not None:
-        yield f"divergence from the base model on its own answers: {interval(found['divergence'])} nats per token"
-
-
-def show_evaluate(result: dict[str, Any]) -> Iterator[str]:
-    """The scores of model, untouched model and baselines, then the verdicts."""
-    systems = [one for one in (result["untouched"], *result["baselines"]) if one]
-    names = [result["model"], *(one["system"] for one in systems)]
-    rows = [
-        [
-            name,
-            *(
-                interval(one[name]) if name in one else "-"
-                for one in (result["metrics"], *(s["metrics"] for s in systems))
-            ),
-        ]
-        for name in result["metrics"]
-    ]
-    yield f"{result['rows']:,} rows of {result['data']}, task {result['task']}; 95 % intervals"
-    yield from table(rows, ["metric", *names])
-    for name, why in result["left_out"].items():
-        yield f"not scored: {name} ({why})"
-    if result["too_long"]:
-        yield f"not scored: {len(result['too_long'])} rows that the model's context cannot hold"
-    for one in result["slices"]:
-        yield f"{one['by']} = {one['value']}: {result['main_metric']} {interval(one['score'])} (n = {one['score']['n']})"
-    if result["comparison"]:
-        yield ""
-        yield f"{result['comparison']['second']} against {result['comparison']['first']}"
-        yield from verdicts(result["comparison"]["differences"])
-    yield from show_forgetting(result["forgetting"])
-    if result.get("learning_curve"):
-        yield ""
-        found = result["learning_curve"]
-        for point in found["points"]:
-            yield f"trained on {point['rows']:,} rows ({point['share']:.0%}): {found['metric']} {interval(point['score'])}"
-        yield found["sentence"]
-    yield f"predictions   {result['predictions']}"
-    if result.get("label_next"):
-        yield f"label next    {result['label_next']}"
-    if "report" in result:
-        yield f"report        {result['report']}"
-
-
-def show_judge(found: Mapping[str, Any] | None) -> Iterator[str]:
-    """What the judge says of the second, and whether it says the same in both orders."""
-    if found is None:
-        return
-    said = found["verdict"] if found["verdict"] != "cannot tell" else "not told from the first"
-    yield f"judge   {found['model']}: the second is {said}; wins {found['wins']}, ties {found['ties']}, losses {found['losses']}"
-    yield f"        it wins {interval(found['win_rate'])} of the rows, a tie being half a win"
-    yield f"        both orders agree on {interval(found['agreement'])}; {found['unread']} rows without a verdict; {found['rows']}"
-
-
-def show_compare(result: dict[str, Any]) -> Iterator[str]:
-    """The verdicts, then rows that changed."""
-    yield f"first   {result['first']}"
-    yield f"second  {result['second']}"
-    yield f"{result['n']:,} rows of {result['data']}, task {result['task']}"
-    yield from verdicts(result["differences"])
-    yield from show_judge(result["judge"])
-    yield from show_forgetting(result["forgetting"])
-    for row in result["changed"][:5]:
-        yield ""
-        yield f"{row['file']}:{row['row']}  {row['input'][:100]}"
-        yield from block("  first   ", str(row["before"]))
-        yield from block("  second  ", str(row["output"]))
 
 
 def show_nothing(result: Any) -> Iterator[str]:

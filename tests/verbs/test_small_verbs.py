@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 import tutelage
+from tutelage.columns import size
 from tutelage.errors import MissingInputError
 from tutelage.runs import plain
-from tutelage.show import SHOW, size
+from tutelage.show import SHOW
 from tutelage.verbs import doctor
 
 
