@@ -110,6 +110,13 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._small -= size
 
 
+def _places(index: Any) -> list[Any]:
+    """An index as integers: a mask chooses all there are."""
+    if index is None or index.dtype is not torch.bool:
+        return [index]
+    return [torch.empty(index.numel(), dtype=torch.int64, device="meta") for _ in range(index.dim())]
+
+
 def _run(func: Any, args: Any, kwargs: Any) -> Any:
     """The operation, or what stands in for it where meta tensors have none."""
     first = args[0] if args and isinstance(args[0], Tensor) else None
@@ -122,6 +129,8 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
         return torch.empty_like(first), torch.empty(first.shape, dtype=torch.int64, device="meta"), count
     if func is ATEN.nonzero.default:
         return torch.empty(first.numel(), first.dim(), dtype=torch.int64, device="meta")
+    if func is ATEN.index.Tensor:
+        return func(first, [place for each in args[1] for place in _places(each)])
     if func is ATEN._to_copy.default and kwargs.get("device") not in (None, torch.device("meta")):
         return torch.zeros(first.shape, dtype=kwargs.get("dtype") or first.dtype)
     if func is ATEN.copy_.default and not args[0].is_meta:

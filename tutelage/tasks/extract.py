@@ -181,15 +181,17 @@ class Extractor:
 
     def loss(self, backbone: Headed, layout: Layout, *, fast: bool = True) -> LossSum:
         """(cross-entropy of the start + of the end) / 2, each over the tokens of its window."""
-        scores = backbone.scores(layout, fast=fast)
-        begins = torch.nonzero(layout.weights > 0)[:, 0].tolist()
-        total, right = scores.new_zeros(()), 0
-        for start, stop in zip(begins, [*begins[1:], len(layout.labels)]):
-            window, labels = scores[start:stop], layout.labels[start:stop]
-            truth = torch.stack((torch.nonzero(labels & 1)[0, 0], torch.nonzero(labels & 2)[0, 0]))
-            total = total + functional.cross_entropy(window.t(), truth, reduction="sum") / 2 * layout.weights[start]
-            right += int((window.argmax(0) == truth).all())
-        return LossSum(total, float(total.detach()), right)
+        scores, begins = backbone.scores(layout, fast=fast), layout.weights > 0
+        window, count = begins.cumsum(0) - 1, int(begins.sum())  # the window of each target
+        weights = layout.weights.new_zeros(count).index_add_(0, window, layout.weights).to(scores.dtype)
+        empty = scores.new_full((count, 2), -math.inf)
+        top = empty.scatter_reduce(0, window[:, None].expand(-1, 2), scores.detach(), "amax")[window]
+        norm = scores.new_zeros(count, 2).index_add(0, window, (scores - top).exp())
+        truth = torch.stack((layout.labels & 1, layout.labels & 2), 1) != 0  # one token of each window and column
+        losses = (top + norm[window].log() - scores) * truth
+        total = (losses.sum(1) * weights[window]).sum() / 2
+        right = scores.new_zeros(count, 2).index_add_(0, window, (truth & (scores >= top)).to(scores.dtype)) > 0
+        return LossSum(total, float(total.detach()), int(right.all(1).sum()))
 
     def predict(self, backbone: Headed, rows: Sequence[Row], plan: ExecutionPlan) -> list[Prediction]:
         """The best span over all windows, or none where the first token's score is better by more than the threshold."""
