@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from tutelage.data.rows import Question
 from tutelage.data.types import Dropped, Row
