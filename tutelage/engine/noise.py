@@ -12,6 +12,8 @@ def noisy(embeddings: Tensor, segments: tuple[Segment, ...], alpha: float) -> Te
     Drawn in fp32 from torch's generator, which the loop seeds for each micro-batch.
     """
     lengths = torch.tensor([segment.stop - segment.start for segment in segments], device=embeddings.device)
-    bounds = alpha / (lengths.repeat_interleave(lengths).float() * embeddings.shape[1]).sqrt_()
+    bounds = (
+        alpha / (lengths.repeat_interleave(lengths, output_size=len(embeddings)).float() * embeddings.shape[1]).sqrt_()
+    )
     drawn = torch.rand(embeddings.shape, dtype=torch.float32, device=embeddings.device)
     return embeddings + drawn.mul_(2).sub_(1).mul_(bounds[:, None]).to(embeddings.dtype)

@@ -55,7 +55,11 @@ def check_folder(path: Path, *, weights: bool = True) -> None:
     if not path.is_dir():
         raise MissingInputError("there is no such model folder", where=str(path))
     problems: list[Problem] = []
-    if weights or any(path.glob("*.safetensors")) or not (path / "config.json").exists():
+    if (
+        weights
+        or not (path / "config.json").exists()
+        or any(file.suffix in (".safetensors", *PICKLES) for file in path.iterdir())
+    ):
         problems += _check_weights(path)
     for name in CHECKED:
         if (path / name).exists():
