@@ -16,8 +16,10 @@ from tutelage.engine.nf4 import (
     Scratch,
     _bounds,
     coded_blocks,
+    functional,
     plain_values,
 )
+from tutelage.engine.tally import Tally
 
 SHAPES = [(48, 128), (48, 100), (64, 96), (7, 33), (1, 64), (1200, 1024)]  # rows of whole blocks, of parts; odd; large
 HOW = [Quantisation(), Quantisation(double=False), Quantisation(block_size=256), Quantisation(32)]
@@ -156,3 +158,16 @@ def test_the_plain_layer_comes_back_with_dequantised_values(kind: str) -> None:
     assert made.fan_in_fan_out == (kind == "conv")
     with pytest.raises(TypeError, match="dequantise"):
         made.add_(torch.zeros(96, 128))
+
+
+def test_a_layer_without_values_leaves_the_next_one_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bitsandbytes keeps its table of scales on the device that asked first: an estimate asks for none."""
+    monkeypatch.setattr(functional(), "name2qmap", {})
+    torch.manual_seed(0)
+    layers = [nn.Linear(128, 64, bias=False, device=device) for device in ("meta", "cpu")]
+    with Tally():
+        hollow = Nf4Linear.of(layers[0], Quantisation(), Scratch())
+    real = Nf4Linear.of(layers[1], Quantisation(), Scratch())
+    assert hollow.codes.is_meta
+    assert hollow.codes.shape == real.codes.shape
+    torch.testing.assert_close(real.dense(), layers[1].weight.detach(), rtol=0, atol=0.02)

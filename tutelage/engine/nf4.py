@@ -97,7 +97,10 @@ class Nf4Linear(BaseLinear):
         self.register_buffer("codes", codes)
         if how.double:
             self.offset = float(scales.mean())
-            scales, state = functional().quantize_blockwise(scales - self.offset, blocksize=SCALES_PER_OUTER)
+            bnb, codes_of_scales = functional(), _scale_codes(weight.device)  # its own are on the first caller's device
+            scales, state = bnb.quantize_blockwise(
+                scales - self.offset, code=codes_of_scales, blocksize=SCALES_PER_OUTER
+            )
             self.register_buffer("outer", state.absmax.view(torch.uint8))
         self.register_buffer("scales", scales.view(torch.uint8))
         self.register_buffer("compute", torch.empty(0, dtype=weight.dtype, device=weight.device), persistent=False)
