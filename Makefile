@@ -24,7 +24,7 @@ quickstart: $(VENV)/.installed
 	$(VENV)/bin/tutelage quickstart $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest -m 'slow and not gpu' $(ARGS)

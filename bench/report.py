@@ -4,6 +4,7 @@ from harness.contenders import BENCH
 from harness.plot import speed_svg
 from harness.results import load
 from harness.tables import correctness_section, first_section, length_section, quality_section, speed_section
+from harness.task_tables import tasks_section
 
 SECTIONS = {
     "speed-lora.json": speed_section,
@@ -29,6 +30,7 @@ def main() -> None:
     for name, section in SECTIONS.items():
         found = load(name)
         lines += section(found) if found else [f"## {name.removesuffix('.json')}", "", "Not measured yet.", ""]
+    lines += tasks_section()
     (BENCH / "RESULTS.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     speeds = {method: load(f"speed-{method}.json") for method in ("lora", "full")}
     known = {method: result for method, result in speeds.items() if result}
