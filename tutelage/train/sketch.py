@@ -88,12 +88,12 @@ class Sketch:
         optimizer, vocabulary = state.optimizer, state.backbone.model.config.get_text_config().vocab_size
         with tally.labelled("optimizer"):
             optimizer.reserve()
-        for _ in range(2):  # in the second one, gradients are there from the beginning
+        for some in (packs[:1], packs[:2]):  # in the second step, gradients are there from the beginning
             optimizer.zero_grad()
             tally.operations = 0
             tally.products.clear()
             with tally.labelled("activations"), tally.wide("loss", vocabulary):
-                accumulate(state, packs[:2])
+                accumulate(state, some)
         after = tally.live["backward"]
         optimizer.zero_grad()
         peak = tally.peak
