@@ -10,17 +10,16 @@ from itertools import islice
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from tutelage.data.datasets import DatasetRef, parse_dataset
 from tutelage.data.packed import suffix_of
 from tutelage.data.types import At
 from tutelage.errors import DataError, HubError, Problem
 from tutelage.models.cache import cache_root
+from tutelage.models.hub import TIMEOUT, unanswered
 from tutelage.runs import create
 
 Rows = Iterator[tuple[At, dict[str, object]] | Problem]
-TIMEOUT = 10.0  # seconds until the hub must have answered
 KINDS = (".parquet", ".jsonl", ".json", ".csv")  # the first kind that a split has is read
 SPLITS = {"train", "test", "validation", "valid", "val", "dev"}
 ABOUT = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"}  # no rows
@@ -119,14 +118,4 @@ def _sliced(ref: DatasetRef, files: list[str], folder: Path, read: Callable[[str
 
 
 def _unanswered(where: str, error: Exception) -> HubError:
-    why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    if isinstance(error, GatedRepoError):
-        return HubError("the hub wants you to accept this data set's terms", where=where, why=why, fix="hf auth login")
-    if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
-        return HubError("the hub has no such data set or revision", where=where, why=why, fix="check the spelling")
-    return HubError(
-        "the hub does not answer",
-        where=where,
-        why=why,
-        fix="set HF_ENDPOINT to a mirror, or name files on this machine",
-    )
+    return unanswered(where, error, what="data set", hub="hub", instead="name files on this machine")

@@ -23,7 +23,7 @@ def download(repo: str, revision: str | None, folder: Path, say: Callable[[str],
     try:
         info = HfApi().model_info(repo, revision=revision, timeout=TIMEOUT, files_metadata=True)
     except Exception as error:  # the client's own errors have no common base
-        raise _unanswered(where, error) from error
+        raise unanswered(where, error) from error
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     wanted = _wanted(sizes)
     if not any(name.endswith(".safetensors") for name in wanted):
@@ -49,7 +49,7 @@ def download(repo: str, revision: str | None, folder: Path, say: Callable[[str],
             repo, revision=info.sha, local_dir=folder, etag_timeout=TIMEOUT, max_workers=4, allow_patterns=wanted
         )
     except Exception as error:
-        raise _unanswered(where, error) from error
+        raise unanswered(where, error) from error
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     return f"hub:{repo}@{info.sha}"
 
@@ -63,15 +63,16 @@ def _wanted(names: dict[str, int]) -> list[str]:
     return [*wanted, *(name for name in parts if not set(name) & set("/\\*?["))]
 
 
-def _unanswered(where: str, error: Exception) -> HubError:
+def unanswered(
+    where: str, error: Exception, *, what: str = "model", hub: str = "model hub",
+    instead: str = "name a folder that holds the model",
+) -> HubError:  # fmt: skip
+    """The sentence for an exception of the hub's client, which was asked for a `what`; `instead` is another way."""
     why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     if isinstance(error, GatedRepoError):
-        return HubError("the hub wants you to accept this model's terms", where=where, why=why, fix="hf auth login")
+        return HubError(f"the hub wants you to accept this {what}'s terms", where=where, why=why, fix="hf auth login")
     if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
-        return HubError("the hub has no such model or revision", where=where, why=why, fix="check the spelling")
+        return HubError(f"the hub has no such {what} or revision", where=where, why=why, fix="check the spelling")
     return HubError(
-        "the model hub does not answer",
-        where=where,
-        why=why,
-        fix="set HF_ENDPOINT to a mirror, or name a folder that holds the model",
+        f"the {hub} does not answer", where=where, why=why, fix=f"set HF_ENDPOINT to a mirror, or {instead}"
     )
