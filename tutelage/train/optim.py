@@ -141,6 +141,15 @@ class Optimizer:
             parameter.grad = None
             self.masters[name].grad = None
 
+    def reserve_gradients(self, before: bool) -> None:
+        """What gradients take when a later step begins: their buffers; with `before`, also as a micro-batch before left them."""
+        for name in self.parameters:
+            master = self.masters[name]
+            if master is not self.known[name]:
+                self.buffers.setdefault(name, torch.empty_like(master))
+            if before:
+                master.grad = self.buffers[name] if name in self.buffers else torch.empty_like(master)
+
     def gradient_norm(self) -> float:
         """The L2 norm over all gradients."""
         gradients = [m.grad for m in self.trained if m.grad is not None]

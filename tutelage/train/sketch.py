@@ -74,7 +74,7 @@ class Sketch:
         self.state.adopt(replace(plan, device=META))
 
     def walk(self, rows: Sequence[Encoded]) -> Walk:
-        """The second of two steps on `rows`. Of many micro-batches the two fullest stand for all; operations are scaled."""
+        """A step on `rows`: its fullest micro-batch, as the last of them. Operations are scaled to all."""
         plan = self.state.plan
         key = (plan.tokens, plan.keep, *((row.at, len(row.ids)) for row in rows))
         if key not in self.walks:
@@ -88,23 +88,22 @@ class Sketch:
         optimizer, vocabulary = state.optimizer, state.backbone.model.config.get_text_config().vocab_size
         with tally.labelled("optimizer"):
             optimizer.reserve()
-        for some in (packs[:1], packs[:2]):  # in the second step, gradients are there from the beginning
-            optimizer.zero_grad()
-            tally.operations = 0
-            tally.products.clear()
-            with tally.labelled("activations"), tally.wide("loss", vocabulary):
-                accumulate(state, some)
+        with tally.labelled("backward"):
+            optimizer.reserve_gradients(before=len(packs) > 1)
+        tally.operations = 0
+        tally.products.clear()
+        with tally.labelled("activations"), tally.wide("loss", vocabulary):
+            accumulate(state, packs[:1])
         after = tally.live["backward"]
         optimizer.zero_grad()
         peak = tally.peak
         masters = optimizer.bytes() - peak["optimizer"]  # made when the state was built
         gradients = min(after, peak["backward"])
-        done = sum(len(pack.ids) for pack in packs[:2])
+        share = len(packs[0].ids) / sum(len(pack.ids) for pack in packs)
         walk = Walk(
             weights=peak["weights"] - masters, optimizer=peak["optimizer"] + masters, gradients=gradients,
             activations=peak["activations"], loss=peak["loss"], working=peak["backward"] - gradients,
-            allocator=tally.allocator, operations=round(tally.operations * sum(len(p.ids) for p in packs) / done),
-            tokens=len(packs[0].ids), products=len(tally.products),
+            allocator=tally.allocator, operations=round(tally.operations / share), tokens=len(packs[0].ids), products=len(tally.products),
         )  # fmt: skip
         tally.settle()
         return walk
