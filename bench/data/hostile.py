@@ -3,7 +3,7 @@
     python bench/data/hostile.py --work /tmp/hostile [--only 20]
 
 Passes where every run ends with one JSON document and no traceback, every finding has a file, a row and a fix, nothing
-is written beside the input, and peak anonymous memory stays below that of a check of one good row plus 300 MiB.
+is written beside the input, and peak resident memory (VmHWM: ru_maxrss would begin with the parent's) stays below that of a check of one good row plus 300 MiB.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from pathlib import Path
 GOOD = b'{"prompt": "What is it?", "response": "It is fine."}\n'
 MEGA = 1024 * 1024
 CODE = (
-    "import sys, resource; from tutelage.cli import main; code = main(sys.argv[1:]);"
-    "print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+    "import sys, re; from tutelage.cli import main; code = main(sys.argv[1:]);"
+    "print('PEAK', re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1], file=sys.stderr); sys.exit(code)"
 )
 
 
