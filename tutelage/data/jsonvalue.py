@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Iterator
+from itertools import chain
 
 MAX_DEPTH = 64
 MAX_BITS = 1024  # of a whole number; longer ones cannot be printed again everywhere
@@ -40,33 +42,40 @@ def parse(text: str) -> object:
 
 def check(value: object) -> None:
     """Raise FaultError if `value` is not plain JSON: too deep, not finite, not encodable, or another Python type."""
-    stack = [(value, 1)]
+    stack = [iter((value,))]  # iterators, not items: a list of ten million numbers takes no memory here
     while stack:
-        item, depth = stack.pop()
-        if isinstance(item, str):
-            _check_text(item)
-        elif isinstance(item, dict | list):
-            if depth > MAX_DEPTH:
-                raise _too_deep()
-            if isinstance(item, dict):
-                if wrong := [key for key in item if not isinstance(key, str)]:
-                    raise FaultError(
-                        f"a key is {type_name(wrong[0])}, not text", f"it is {shown(wrong[0])}", "use text keys"
-                    )
-                stack.extend((key, depth + 1) for key in item)
-                stack.extend((inner, depth + 1) for inner in item.values())
+        for item in stack[-1]:
+            if isinstance(item, str):
+                _check_text(item)
+            elif isinstance(item, dict | list):
+                if len(stack) > MAX_DEPTH:
+                    raise _too_deep()
+                stack.append(_inside(item))
+                break
             else:
-                stack.extend((inner, depth + 1) for inner in item)
-        elif isinstance(item, float):
-            if not math.isfinite(item):
-                raise FaultError(f"{item} is not a JSON number", "it is not finite", "leave the key out or write null")
-        elif isinstance(item, int):
-            if item.bit_length() > MAX_BITS:
-                raise FaultError("a number is too long", f"it has more than {MAX_BITS} bits", "write it as text")
-        elif item is not None:
-            raise FaultError(
-                f"a Python {type(item).__name__} is not a JSON value", fix="use str, int, float, list or dict"
-            )
+                _check_scalar(item)
+        else:
+            stack.pop()
+
+
+def _inside(item: dict[object, object] | list[object]) -> Iterator[object]:
+    """Keys and values of an object, or the items of a list."""
+    if isinstance(item, list):
+        return iter(item)
+    if wrong := [key for key in item if not isinstance(key, str)]:
+        raise FaultError(f"a key is {type_name(wrong[0])}, not text", f"it is {shown(wrong[0])}", "use text keys")
+    return chain(item, item.values())
+
+
+def _check_scalar(item: object) -> None:
+    if isinstance(item, float):
+        if not math.isfinite(item):
+            raise FaultError(f"{item} is not a JSON number", "it is not finite", "leave the key out or write null")
+    elif isinstance(item, int):
+        if item.bit_length() > MAX_BITS:
+            raise FaultError("a number is too long", f"it has more than {MAX_BITS} bits", "write it as text")
+    elif item is not None:
+        raise FaultError(f"a Python {type(item).__name__} is not a JSON value", fix="use str, int, float, list or dict")
 
 
 def shown(value: object) -> str:

@@ -1,6 +1,6 @@
 import pytest
 
-from tutelage.data.quality.keys import folded, key, words
+from tutelage.data.quality.keys import MOST, folded, key, words
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,11 @@ def test_folding_keeps_punctuation() -> None:
 def test_keys_are_the_same_on_every_machine() -> None:
     assert key("a", ["b"], None) == 3462329847735754606
     assert key("ab") != key("a", "b")
+
+
+def test_a_text_of_millions_of_words_is_not_taken_apart_but_stays_itself() -> None:
+    text = "ab " * MOST
+    assert len(words(text)) < MOST
+    assert words(text) == words("ab " * MOST)
+    assert words(text) != words(text + "c")
+    assert folded(text) != folded(text + "c")

@@ -12,12 +12,14 @@ _SPACED = ".,;:!?\"()[]{}…“”„«»‹›。，、；：！？（）「」
 _UNICODE = {ord(c): " " for c in _SPACED}
 _ASCII = str.maketrans(string.ascii_uppercase, string.ascii_lowercase) | _UNICODE
 _HYPHEN = re.compile(r"(?<=\w)-|-(?!\d)")
+MOST = 1_000_000  # characters of a text that are taken apart; words of more would take 20 times its memory
 # Scripts written without spaces: each character is a word of its own.
 _UNSPACED = re.compile(r"([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
 
 
 def words(text: str) -> list[str]:
-    """The words of `text` without case, punctuation and Unicode variants."""
+    """The words of `text` without case, punctuation and Unicode variants; what follows after `MOST` is one word."""
+    text = _bounded(text)
     if text.isascii():
         folded = text.translate(_ASCII)
     else:
@@ -28,7 +30,12 @@ def words(text: str) -> list[str]:
 
 def folded(text: str) -> str:
     """`text` without case, Unicode variants and the amount of white space; punctuation stays."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return " ".join(unicodedata.normalize("NFKC", _bounded(text)).casefold().split())
+
+
+def _bounded(text: str) -> str:
+    """`text`; what follows after `MOST` characters as a hash of it."""
+    return text if len(text) <= MOST else f"{text[:MOST]} {key(text[MOST:]):016x}"
 
 
 def key(*parts: object) -> int:
