@@ -3,7 +3,8 @@
     python bench/data/hostile.py --work /tmp/hostile [--only 20]
 
 Passes where every run ends with one JSON document and no traceback, every finding has a file, a row and a fix, nothing
-is written beside the input, and peak resident memory (VmHWM: ru_maxrss would begin with the parent's) stays below that of a check of one good row plus 300 MiB.
+is written beside the input, and peak resident memory (VmHWM: ru_maxrss would begin with the parent's) stays below
+that of a check of one good row plus 300 MiB.
 """
 
 import argparse

@@ -103,7 +103,8 @@ class Sketch:
         walk = Walk(
             weights=peak["weights"] - masters, optimizer=peak["optimizer"] + masters, gradients=gradients,
             activations=peak["activations"], loss=peak["loss"], working=peak["backward"] - gradients,
-            allocator=tally.allocator, operations=round(tally.operations / share), tokens=len(packs[0].ids), products=len(tally.products),
+            allocator=tally.allocator, operations=round(tally.operations / share),
+            tokens=len(packs[0].ids), products=len(tally.products),
         )  # fmt: skip
         tally.settle()
         return walk

@@ -61,8 +61,8 @@ class _Kept:
     length: int
     labelled: bool
     snippet: bytes
-    prompt_words: list[str]
-    answer_words: list[str]
+    prompt_words: near.WordHashes
+    answer_words: near.WordHashes
 
 
 def scan(task: Task) -> Scan:
@@ -129,8 +129,8 @@ def _look(seen: View, at: At, tally: Tally) -> _Kept:
         len(seen.target),
         seen.label is not None,
         cut(seen.prompt or seen.target),
-        prompt_words,
-        answer_words,
+        _TABLE.hashes(prompt_words),
+        _TABLE.hashes(answer_words),
     )
 
 
@@ -191,6 +191,7 @@ def _facts(kept: list[_Kept], task: Task) -> Facts:
 
 def sketch(kept: Sequence[_Kept], task: Task) -> near.Sketches:
     """The sketches of these rows, of what near-duplicates are told by."""
-    prompts = [each.prompt_words if task.on != "answer" else [] for each in kept]
-    answers = [each.answer_words if task.on != "prompt" else [] for each in kept]
-    return near.sketch(prompts, answers, _TABLE, task.threshold)
+    none = _TABLE.hashes([])
+    prompts = [each.prompt_words if task.on != "answer" else none for each in kept]
+    answers = [each.answer_words if task.on != "prompt" else none for each in kept]
+    return near.sketch(prompts, answers, task.threshold)
