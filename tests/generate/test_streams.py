@@ -9,7 +9,7 @@ import torch
 
 from tutelage.generate.adapter_weights import fuse
 from tutelage.generate.decode import stream
-from tutelage.generate.llama_runner import LlamaRunner, is_llama_shaped, take_apart
+from tutelage.generate.llama_runner import LlamaRunner, is_llama_shaped, sizes_of, take_apart
 from tutelage.generate.plain_runner import PlainRunner
 from tutelage.generate.runner import Chunk
 from tutelage.generate.sampling import Sampling
@@ -205,7 +205,7 @@ def adapted(model_folder: Folders) -> tuple[LlamaRunner, dict[str | None, Any]]:
     """A runner with two adapters, and merged models by the adapter's name."""
     folder = model_folder("llama")
     models: dict[str | None, Any] = {None: model_of(folder)}
-    runner = runner_of(folder)
+    adapters = {}
     layers = {"a": ["q_proj", "down_proj"], "b": ["v_proj", "up_proj", "o_proj", "gate_proj", "k_proj"]}
     for seed, (name, targets) in enumerate(layers.items()):
         model = model_of(folder)
@@ -217,9 +217,11 @@ def adapted(model_folder: Folders) -> tuple[LlamaRunner, dict[str | None, Any]]:
         pairs = {
             key.removeprefix("model."): (layer.a.detach(), layer.b.detach()) for key, layer in lora.lora_layers(model)
         }
-        runner.adapters[name] = fuse(pairs, 2.0, runner.sizes, 2, torch.float32)
+        adapters[name] = fuse(pairs, 2.0, sizes_of(models[None]), 2, torch.float32)
         lora.merge(model)
         models[name] = model
+    runner = take_apart(model_of(folder), adapters)
+    assert runner is not None
     return runner, models
 
 

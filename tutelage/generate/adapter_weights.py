@@ -15,14 +15,10 @@ FUSED = {
 
 @dataclass(frozen=True)
 class LowRank:
-    """x → x `down` `up` is added to a layer's output: `down` [in, r], `up` [r, out], scaled."""
+    """x → x `down`ᵀ `up`ᵀ is added to a layer's output: `down` [r, in], `up` [out, r], scaled."""
 
     down: Tensor
     up: Tensor
-
-    def add_to(self, y: Tensor, x: Tensor) -> None:
-        """Add to the rows `y` [rows, out] in place."""
-        y.addmm_(x @ self.down, self.up)
 
 
 @dataclass(frozen=True)
@@ -56,13 +52,13 @@ def _stacked(
     """Block-diagonal: each layer's part of the output sees its own A only."""
     pairs = [pair for pair in found if pair is not None]
     ranks = sum(pair[0].shape[0] for pair in pairs)
-    down = torch.cat([a.to(dtype).t() for a, _ in pairs], dim=1).contiguous()
-    up = torch.zeros(ranks, sum(sizes), dtype=dtype)
+    down = torch.cat([a.to(dtype) for a, _ in pairs])
+    up = torch.zeros(sum(sizes), ranks, dtype=dtype)
     row = column = 0
     for pair, size in zip(found, sizes):
         if pair is not None:
             rank = pair[0].shape[0]
-            up[row : row + rank, column : column + size] = pair[1].to(dtype).t() * scale
-            row += rank
-        column += size
+            up[row : row + size, column : column + rank] = pair[1].to(dtype) * scale
+            column += rank
+        row += size
     return LowRank(down, up)

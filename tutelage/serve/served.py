@@ -14,7 +14,7 @@ from tutelage.errors import OutputError, Problem, UsageError
 from tutelage.export.artifact import default_folder, export_model, read_artifact
 from tutelage.export.gguf_file import FILE
 from tutelage.generate.adapter_weights import FUSED, AdapterWeights, fuse
-from tutelage.generate.llama_runner import LlamaRunner, take_apart
+from tutelage.generate.llama_runner import is_llama_shaped, sizes_of, take_apart
 from tutelage.generate.plain_runner import PlainRunner
 from tutelage.generate.runner import Runner
 from tutelage.methods import lora
@@ -123,17 +123,15 @@ def _open_group(
 ) -> dict[str, Served]:
     """Models with the same base weights: one engine, if its runner can hold their adapters; else one each."""
     first = next(iter(members.values()))
-    runner = take_apart(load_located(_bare(first), dtype).model)
-    adapters: dict[str, AdapterWeights] = {}
-    if runner is not None:
-        adapters = _fused(members, runner)
+    model = load_located(_bare(first), dtype).model
+    adapters = _fused(members, model) if is_llama_shaped(model) else {}
+    runner = take_apart(model, adapters)
     if runner is None or len(adapters) < sum(place.adapter is not None for place in members.values()):
         say(
             f"note: {first.model.name} runs through transformers, one stream after the other: "
             "its shape, or the kind of an adapter over it, is not known here"
         )
         return {name: _plain(name, place, dtype, limits, threads) for name, place in members.items()}
-    runner.adapters.update(adapters)
     engine = Engine(runner, limits, threads)
     now = int(time.time())
     base = next((name for name, place in members.items() if place.adapter is None), None)
@@ -152,7 +150,7 @@ def _bare(place: Located) -> Located:
     return replace(place, adapter=None)
 
 
-def _fused(members: dict[str, Located], runner: LlamaRunner) -> dict[str, AdapterWeights]:
+def _fused(members: dict[str, Located], model: Any) -> dict[str, AdapterWeights]:
     found = {}
     known = {part for parts in FUSED.values() for part in parts}
     for name, place in members.items():
@@ -170,7 +168,7 @@ def _fused(members: dict[str, Located], runner: LlamaRunner) -> dict[str, Adapte
                 )
                 for layer in names
             }  # fmt: skip
-            found[name] = fuse(pairs, scale, runner.sizes, len(runner.blocks), runner.dtype)
+            found[name] = fuse(pairs, scale, sizes_of(model), len(model.model.layers), model.dtype)
     return found
 
 
