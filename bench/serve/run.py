@@ -12,6 +12,7 @@ already (any that speaks OpenAI's API, e.g. `transformers serve`), under `--mode
 
 import argparse
 import asyncio
+import atexit
 import contextlib
 import json
 import os
@@ -69,6 +70,7 @@ class Server:
             self.model = self.model or Path(arguments.run).name
             command = [sys.executable, "-m", "tutelage", "serve", arguments.run, "--port", str(port), *options]
             self.process = subprocess.Popen(command)
+            atexit.register(self.process.kill)  # whatever happens here
         end = time.monotonic() + 300
         while True:
             try:
@@ -184,7 +186,6 @@ async def overload(arguments: argparse.Namespace) -> dict[str, Any]:
     """Ten times as many clients as slots and queue hold, each coming again at once."""
     server = Server(arguments, "--slots", "4", "--queue", "8")
     statuses: dict[int, int] = {}
-    health: list[float] = []
     end = time.monotonic() + arguments.seconds
 
     async def client_loop(client: httpx.AsyncClient, number: int) -> None:
@@ -194,18 +195,14 @@ async def overload(arguments: argparse.Namespace) -> dict[str, Any]:
             if answer.status_code == 429:
                 await asyncio.sleep(0.2)
 
-    async def health_loop(client: httpx.AsyncClient) -> None:
-        while time.monotonic() < end:
-            start = time.perf_counter()
-            await client.get(f"{server.url}/health")
-            health.append(time.perf_counter() - start)
-            await asyncio.sleep(0.05)
-
-    async with many(400) as client, httpx.AsyncClient(timeout=60) as other:
-        await asyncio.gather(health_loop(other), *(client_loop(client, i) for i in range(120)))
+    probe = [sys.executable, str(HERE / "health.py"), f"{server.url}/health", str(arguments.seconds)]
+    prober = await asyncio.create_subprocess_exec(*probe, stdout=subprocess.PIPE)
+    async with many(400) as client:
+        await asyncio.gather(*(client_loop(client, i) for i in range(120)))
         start = time.monotonic()
         answer = await client.post(f"{server.url}/v1/chat/completions", json=body(server, "Hello", 1))
         recovered = time.monotonic() - start
+    health = json.loads((await prober.communicate())[0])
     server.stop()
     return {"statuses": statuses, "health_p99_ms": 1000 * statistics.quantiles(health, n=100)[98],
             "recovered_seconds": recovered, "status_then": answer.status_code}  # fmt: skip

@@ -134,6 +134,7 @@ def _add_answering_routes(app: FastAPI, server: Server) -> None:
     async def chat(body: ChatRequest, request: Request) -> Response:
         """The answer to a conversation."""
         model = server.writer(body.model)
+        model.engine.check_room(1)  # before the template's work: a server that is full says so quickly
         ids = _rendered(model, body)
         wanted = Wanted(
             body.sampling(), answer_room(model, len(ids), body.max_completion_tokens or body.max_tokens, server.limits),
@@ -146,6 +147,7 @@ def _add_answering_routes(app: FastAPI, server: Server) -> None:
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """The text that goes on behind a prompt."""
         model = server.writer(body.model)
+        model.engine.check_room(1)
         prompts = [_ids(model, prompt) for prompt in body.prompts()]
         room = answer_room(model, max(len(ids) for ids in prompts), body.max_tokens, server.limits)
         n = _choices(body.n * len(prompts), server) // len(prompts)
