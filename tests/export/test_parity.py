@@ -16,7 +16,7 @@ from tutelage.export.types import Bounds, Source
 from tutelage.methods.opening import load_located, locate
 
 EXACT = Bounds(logit_difference=1e-4, agreement=1.0, loss=1e-4)
-FINE = Parity("test", 5, True, 100, 0, 1.0, 0.0, 5, 5, 2.0, 2.0, 10, 10, True, (), 0)
+FINE = Parity("test", 5, True, 100, 0, 1.0, 0.0, 20.0, 5, 5, 2.0, 2.0, 10, 10, True, (), 0)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,13 @@ def test_each_difference_has_its_sentence(change: dict[str, Any], word: str) -> 
     found = list(problems(replace(FINE, **change), EXACT, "here"))
     assert len(found) == 1
     assert word in found[0].what
+
+
+def test_rounding_grows_with_the_logits() -> None:
+    """fp32 has 24 bits: of a logit of 45, 1.3e-4 is what two ways of computing it differ by."""
+    wide = replace(FINE, logit_difference=1.3e-4, largest_logit=45.0)
+    assert list(problems(wide, EXACT, "here")) == []
+    assert list(problems(replace(wide, largest_logit=20.0), EXACT, "here"))
 
 
 def test_ties_are_not_held_against_an_export(source: Source, cases: list[Case]) -> None:

@@ -19,6 +19,9 @@ from tutelage.generate.decode import stream
 from tutelage.generate.sampling import Sampling
 
 TIE = 1e-3
+# Of the largest logit: SmolLM2-135M read in fp32 differs from itself in fp64 by 1.6e-6, and two models are compared.
+# Rounding in fp32 so reaches 1.3e-4 in 50 prompts with logits up to 43, where in fp64 the merged weights differ by 2.1e-5.
+ROUNDING = 4e-6
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Parity:
     ties: int
     agreement: float
     logit_difference: float
+    largest_logit: float  # of the trained model, without its sign
     stops: int  # answers that the trained model ended by itself
     same_stops: int
     loss: float | None
@@ -102,12 +106,12 @@ def measure(
 ) -> Parity:
     """Replay the cases through `trained` (the model in memory) and `replica`, and compare everything that can differ."""
     tokens = ties = agreed = stops = same_stops = early_stops = 0
-    widest = total = ours = theirs = 0.0
+    widest = largest = total = ours = theirs = 0.0
     stop_ids, known_stops = source.template.stop_ids, replica.stop_ids()
     for case in cases:
         ids, start = (*case.prompt, *case.answer), len(case.prompt) - 1
         expected, got = trained.logits(ids[:-1], start), replica.logits(ids[:-1], start)
-        widest = max(widest, _difference(expected, got))
+        widest, largest = max(widest, _difference(expected, got)), max(largest, float(expected.abs().max()))
         best = expected.topk(2).values
         tie = (best[:, 0] - best[:, 1]) < TIE
         chosen = got.argmax(dim=-1)
@@ -126,7 +130,7 @@ def measure(
     same_texts = sum(_same_ids(trained, replica, text) for text in texts)
     return Parity(
         runner=replica.runner, prompts=len(cases), held_out=held_out, tokens=tokens, ties=ties,
-        agreement=agreed / max(1, tokens), logit_difference=widest, stops=stops, same_stops=same_stops,
+        agreement=agreed / max(1, tokens), logit_difference=widest, largest_logit=largest, stops=stops, same_stops=same_stops,
         loss=ours / total if total else None, export_loss=theirs / total if total else None,
         texts=len(texts), same_texts=same_texts, template_equal=replica.template_text() == source.template.text,
         stop_ids_missing=tuple(sorted(stop_ids - known_stops)), early_stops=early_stops,
@@ -174,10 +178,9 @@ def problems(parity: Parity, bounds: Bounds, where: str) -> Iterator[Problem]:
     if bounds.agreement and parity.same_stops < bounds.agreement * parity.stops:
         why = f"{parity.same_stops} of {parity.stops} answers end where the trained model's do"
         yield Problem("the export does not stop where the trained model does", where, why, fix)
-    if bounds.logit_difference is not None and not parity.logit_difference <= bounds.logit_difference:
-        why = (
-            f"the largest difference is {parity.logit_difference:.3g}, at most {bounds.logit_difference:g} is rounding"
-        )
+    rounding = max(bounds.logit_difference or 0.0, ROUNDING * parity.largest_logit)
+    if bounds.logit_difference is not None and not parity.logit_difference <= rounding:
+        why = f"the largest difference is {parity.logit_difference:.3g}, at most {rounding:.3g} is rounding"
         yield Problem("the export's logits differ from the trained model's", where, why, fix)
     change = parity.loss_change
     if bounds.loss is not None and change is not None and not abs(change) <= bounds.loss:
