@@ -7,6 +7,7 @@ python bench/estimate/run.py table      # only write the table of docs/estimate.
 
 import argparse
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -40,7 +41,7 @@ MADE: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One run. `length` is max_tokens, and what all rows have."""
+    """One run. `length` is max_tokens, and what all rows have; with `varied`, rows have any number up to it."""
 
     model: str
     method: str
@@ -48,10 +49,12 @@ class Case:
     batch: int
     precision: str
     steps: int = 2
+    varied: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.model}-{self.method}-{self.length}x{self.batch}-{self.precision}"
+        name = f"{self.model}-{self.method}-{self.length}x{self.batch}-{self.precision}"
+        return f"{name}-varied-{self.steps}" if self.varied else name
 
 
 CASES = [
@@ -69,6 +72,7 @@ CASES = [
       for length, batch, precision in ((128, 32, "bf16"), (512, 8, "fp32"))),
     *(Case("gpt2-45m", method, 512, 4, "bf16") for method in ("lora", "full")),
     *(Case("t5-60m", method, 128, 8, "bf16") for method in ("lora", "full")),
+    *(Case(model, method, 512, 8, "bf16", 30, True) for model in ("smollm2-135m", "llama-45m") for method in ("lora", "full")),
 ]  # fmt: skip
 
 
@@ -106,13 +110,17 @@ def recipe_of(case: Case) -> Path:
     folder = WORK / "recipes"
     folder.mkdir(parents=True, exist_ok=True)
     task = "classify" if case.model == "minilm-l6" else "seq2seq" if case.model.startswith("t5") else "chat"
-    rows = [row(task, number, case.length) for number in range(case.batch * case.steps)]
+    draw = random.Random(0)
+    lengths = [
+        draw.randint(8, case.length // 2) if case.varied else case.length for _ in range(case.batch * case.steps)
+    ]
+    rows = [row(task, number, length) for number, length in enumerate(lengths)]
     data = folder / f"{case.name}.jsonl"
     data.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
     values = {
         "model": model_folder(case.model), "task": task, "data": {"train": [str(data)]}, "method": case.method,
         "optim": {"steps": case.steps, "batch_size": case.batch}, "max_tokens": case.length, "over_length": "truncate",
-        "precision": case.precision,
+        "precision": case.precision, "forgetting": False,
     }  # fmt: skip
     path = folder / f"{case.name}.yaml"
     path.write_text(json.dumps(values, indent=1), encoding="utf-8")  # JSON is YAML
@@ -187,8 +195,9 @@ def table(result: dict[str, Any]) -> str:
         time = (
             f"{each['probed_seconds']:.1f} | {each['seconds']:.1f}" if "probed_seconds" in each else "not measured | "
         )
+        tokens = f"{'up to ' if each['varied'] else ''}{each['length']:,} x {each['batch']}"
         lines.append(
-            f"| {each['model']} | {each['method']} | {each['length']:,} x {each['batch']} | {each['precision']} "
+            f"| {each['model']} | {each['method']} | {tokens} | {each['precision']} "
             f"| {each['estimated_mib']:,.0f} | {each['measured_mib']:,.0f} | {error(each):+.1%} | {time} |"
         )
     if "time_median" in found:
