@@ -20,7 +20,7 @@ from itertools import pairwise
 import numpy as np
 
 from tutelage.data.quality import near
-from tutelage.data.quality.keys import words
+from tutelage.data.quality.keys import spaced, words
 
 THRESHOLD = 0.8
 
@@ -70,10 +70,10 @@ def exact_pairs(texts: list[str]) -> set[tuple[int, int]]:
 
 
 def ours(texts: list[str]) -> list[near.Pair]:
-    table, parts = near.Words(), []
+    parts = []
     for first in range(0, len(texts), 1000):
-        chunk = [table.hashes(words(text)) for text in texts[first : first + 1000]]
-        parts.append(near.sketch(chunk, [table.hashes([])] * len(chunk), THRESHOLD))
+        chunk = [spaced(text) for text in texts[first : first + 1000]]
+        parts.append(near.sketch(chunk, [""] * len(chunk), THRESHOLD))
     ends = np.cumsum(np.concatenate([np.diff(part.ends, prepend=0) for part in parts]))
     joined = [np.concatenate([getattr(part, name) for part in parts]) for name in ("shingles", "prompts", "bands")]
     return list(near.pairs(near.Sketches(joined[0], joined[1], ends, joined[2]), THRESHOLD))

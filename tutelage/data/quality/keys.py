@@ -9,7 +9,8 @@ import unicodedata
 # Punctuation and currency signs become a space; signs that carry meaning (+ * / = < > # % @ & and the minus of a number)
 # stay, so that "C#" is not "C" and "-1" is not "1"; "3.5" is "3 5" and not "35".
 _SPACED = ".,;:!?\"()[]{}…“”„«»‹›。，、；：！？（）「」『』【】¿¡–—$€£¥'’‘`"
-_UNICODE = {ord(c): " " for c in _SPACED}
+_BLANKS = "\x85\u1680\u2028\u2029"  # what is left of Unicode's white space by NFKC
+_UNICODE = {ord(c): " " for c in _SPACED + _BLANKS}
 _ASCII = str.maketrans(string.ascii_uppercase, string.ascii_lowercase) | _UNICODE
 _HYPHEN = re.compile(r"(?<=\w)-|-(?!\d)")
 MOST = 1_000_000  # characters of a text that are taken apart; words of more would take 20 times its memory
@@ -19,13 +20,18 @@ _UNSPACED = re.compile(r"([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\
 
 def words(text: str) -> list[str]:
     """The words of `text` without case, punctuation and Unicode variants; what follows after `MOST` is one word."""
+    return spaced(text).split()
+
+
+def spaced(text: str) -> str:
+    """The `words` of a text with white space between them."""
     text = _bounded(text)
     if text.isascii():
         folded = text.translate(_ASCII)
     else:
         folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_UNICODE)
         folded = _UNSPACED.sub(r" \1 ", folded)
-    return (_HYPHEN.sub(" ", folded) if "-" in folded else folded).split()
+    return _HYPHEN.sub(" ", folded) if "-" in folded else folded
 
 
 def folded(text: str) -> str:

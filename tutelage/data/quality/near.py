@@ -5,19 +5,20 @@ exact Jaccard similarity of their sets decides. So nothing is called a near-dupl
 decide how many are missed: with 12 bands of 5, fewer than 1 % of pairs at a similarity of 0.8, almost none above 0.85.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tutelage.data.quality.wordhash import word_hashes
+
 Hashes = NDArray[np.uint32]
-WordHashes = NDArray[np.uint64]
+Rows = NDArray[np.int64]
 U32, U64 = np.uint32, np.uint64
-MOST_WORDS = 2_000_000  # kept hashes of words; then the table starts anew
 BLOCK = 16_384  # shingles that are worked on at once, so that they stay in the processor's cache
 LEADERS = 32  # rows of one band that each later one is compared with
+COMPARED = 1 << 18  # shingles that are compared at once
 MISSED = 0.01  # of the pairs exactly at the threshold
 _ANSWER_SALT = U64(0xA5A5_5A5A_C3C3_3C3C)
 _MIX, _MIX2 = U64(0x9E3779B97F4A7C15), U64(0xBF58476D1CE4E5B9)
@@ -43,21 +44,6 @@ class Sketches:
         return self.shingles[start:middle], self.shingles[middle:end]
 
 
-class Words(dict[str, int]):
-    """Words to 64-bit hashes, the same on every machine."""
-
-    def __missing__(self, word: str) -> int:
-        if len(self) > MOST_WORDS:
-            self.clear()
-        digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        value = self[word] = int.from_bytes(digest, "little")
-        return value
-
-    def hashes(self, words: list[str]) -> WordHashes:
-        """[words] their hashes. Taken at once, so that the words need not be kept: a third of the time was memory for them."""
-        return np.fromiter(map(self.__getitem__, words), U64, len(words))
-
-
 def shape(threshold: float) -> tuple[int, int]:
     """(bands, rows per band): the cheapest of at most 128 hashes that misses at most 1 % of pairs at `threshold`."""
     best = (128, 1)
@@ -70,8 +56,8 @@ def shape(threshold: float) -> tuple[int, int]:
     return best
 
 
-def sketch(prompts: Sequence[WordHashes], answers: Sequence[WordHashes], threshold: float) -> Sketches:
-    """The sketches of rows whose prompts and answers have these words."""
+def sketch(prompts: Sequence[str], answers: Sequence[str], threshold: float) -> Sketches:
+    """The sketches of rows with these prompts and answers, whose words white space separates (`keys.spaced`)."""
     shingles, ends = _shingles([part for pair in zip(prompts, answers) for part in pair])
     bands, width = shape(threshold)
     counts = np.diff(ends, prepend=0)
@@ -79,13 +65,12 @@ def sketch(prompts: Sequence[WordHashes], answers: Sequence[WordHashes], thresho
     return Sketches(shingles, counts[0::2].astype(np.int32), row_ends, _bands(shingles, row_ends, bands, width))
 
 
-def _shingles(parts: Sequence[WordHashes]) -> tuple[Hashes, NDArray[np.int64]]:
+def _shingles(parts: Sequence[str]) -> tuple[Hashes, NDArray[np.int64]]:
     """The sorted sets of all parts, one after another, and where each ends. Odd parts (answers) are salted."""
-    lengths = np.fromiter(map(len, parts), np.int64, len(parts))
-    total = int(lengths.sum())
+    hashes, lengths = word_hashes(parts)
+    total = len(hashes)
     if not total:
         return np.empty(0, U32), np.zeros(len(parts), np.int64)
-    hashes = np.concatenate(parts)
     owner = np.repeat(np.arange(len(parts), dtype=np.int64), lengths)
     last = np.ones(total, bool)
     last[:-1] = owner[1:] != owner[:-1]
@@ -126,35 +111,54 @@ def _band_block(
     filled = ends > starts
     block = shingles[int(starts[0]) : int(ends[-1])]
     offsets = (starts - starts[0])[filled]
-    folded = np.zeros((len(starts), len(draw) // width), U64)
-    for place, (factor, other) in enumerate(draw):
-        values = block * factor
-        values ^= values >> U32(15)
-        values *= other
-        values ^= values >> U32(16)
-        if len(offsets):
-            smallest = np.minimum.reduceat(values, offsets).astype(U64)
-            band = folded[filled, place // width]
-            folded[filled, place // width] = (band ^ smallest) * _MIX + (band >> U64(32))
-    return folded
+    smallest, values = np.empty((len(draw), len(offsets)), U32), np.empty_like(block)
+    for place, (factor, other) in enumerate(draw if len(offsets) else ()):
+        # shingles are mixed already: a product and a sum order them anew (multiply-add hashing, Dietzfelbinger et al. 1997)
+        np.multiply(block, factor, out=values)
+        np.add(values, other, out=values)
+        np.minimum.reduceat(values, offsets, out=smallest[place])
+    folded = np.zeros((len(draw) // width, len(offsets)), U64)
+    for each in smallest.reshape(-1, width, len(offsets)).astype(U64).swapaxes(0, 1):
+        folded = (folded ^ each) * _MIX + (folded >> U64(32))
+    result = np.zeros((len(starts), len(folded)), U64)
+    result[filled] = folded.T
+    return result
 
 
-def jaccard(first: Hashes, second: Hashes) -> float:
-    """|A ∩ B| / |A ∪ B| of two sorted sets; 1 where both are empty."""
-    if not len(first) and not len(second):
-        return 1.0
-    if min(len(first), len(second)) == 0:
-        return 0.0
-    merged = np.concatenate([first, second])
-    merged.sort(kind="mergesort")
-    common = int(np.count_nonzero(merged[1:] == merged[:-1]))
-    return common / (len(merged) - common)
+def similarities(sketches: Sketches, first: Rows, second: Rows) -> NDArray[np.float64]:
+    """[pairs] the similarity of rows `first` and `second`: the smaller Jaccard index of their prompts and their answers.
+
+    |A ∩ B| / |A ∪ B| of two sets, 1 where both are empty.
+    """
+    begins = sketches.ends - np.diff(sketches.ends, prepend=0)
+    middles = begins + sketches.prompts
+    result = np.empty(len(first))
+    sizes = np.cumsum((sketches.ends - begins)[first] + (sketches.ends - begins)[second])
+    place = 0
+    while place < len(first):
+        before = int(sizes[place - 1]) if place else 0
+        upto = max(place + 1, int(np.searchsorted(sizes, before + COMPARED, side="right")))
+        one, other = first[place:upto], second[place:upto]
+        # four runs for every pair: the prompts of both, the answers of both
+        starts = np.stack([begins[one], begins[other], middles[one], middles[other]], axis=1).ravel()
+        stops = np.stack([middles[one], middles[other], sketches.ends[one], sketches.ends[other]], axis=1).ravel()
+        result[place:upto] = _jaccards(sketches.shingles, starts, stops).reshape(-1, 2).min(axis=1)
+        place = upto
+    return result
 
 
-def similarity(sketches: Sketches, a: int, b: int) -> float:
-    """The Jaccard similarity of two rows: the smaller one of that of their prompts and that of their answers."""
-    (prompt_a, answer_a), (prompt_b, answer_b) = sketches.set_of(a), sketches.set_of(b)
-    return min(jaccard(prompt_a, prompt_b), jaccard(answer_a, answer_b))
+def _jaccards(shingles: Hashes, starts: Rows, stops: Rows) -> NDArray[np.float64]:
+    """The similarity of run 0 to run 1, of run 2 to run 3, and so on; a run is the set shingles[start:stop]."""
+    lengths = stops - starts
+    ends = np.cumsum(lengths)
+    gathered = np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
+    # as in _shingles: one sort brings the two sets of each comparison together, what both hold side by side
+    owner = np.repeat(np.arange(len(starts), dtype=U64) >> U64(1), lengths)
+    packed = np.sort((owner << U64(32)) | shingles[gathered])
+    twice = (packed[1:][packed[1:] == packed[:-1]] >> U64(32)).astype(np.int64)
+    common = np.bincount(twice, minlength=len(starts) // 2)
+    union = lengths.reshape(-1, 2).sum(axis=1) - common
+    return np.where(union, common / np.maximum(union, 1), 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,23 +178,28 @@ def pairs(sketches: Sketches, threshold: float, rows: NDArray[np.int64] | None =
     """
     rows = np.arange(len(sketches.ends)) if rows is None else rows
     rows = rows[np.diff(sketches.ends, prepend=0)[rows] > 0]
-    found: set[tuple[int, int]] = set()
+    compared = np.empty(0, np.int64)  # first * rows + second of all pairs so far, in order
     for band in range(sketches.bands.shape[1]):
-        column = sketches.bands[:, band][rows]
-        order = np.argsort(column, kind="stable")
-        values = column[order]
-        edges = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])) if len(values) else order
-        sizes = np.diff(np.append(edges, len(values)))
-        for start, size in zip(edges[sizes > 1].tolist(), sizes[sizes > 1].tolist()):
-            yield from _within(rows[order[start : start + size]].tolist(), sketches, threshold, found)
+        met = np.sort(_meetings(sketches.bands[:, band][rows]) @ np.array([len(rows), 1]))
+        fresh = np.setdiff1d(met, compared, assume_unique=True)
+        compared = np.sort(np.concatenate([compared, fresh]))
+        first, second = rows[fresh // max(len(rows), 1)], rows[fresh % max(len(rows), 1)]
+        alike = similarities(sketches, first, second)
+        for place in np.flatnonzero(alike >= threshold).tolist():
+            yield Pair(int(first[place]), int(second[place]), float(alike[place]))
 
 
-def _within(rows: list[int], sketches: Sketches, threshold: float, found: set[tuple[int, int]]) -> Iterator[Pair]:
-    for place, row in enumerate(rows):
-        for earlier in rows[: min(place, LEADERS)]:
-            if (earlier, row) not in found and (alike := similarity(sketches, earlier, row)) >= threshold:
-                found.add((earlier, row))
-                yield Pair(earlier, row, alike)
+def _meetings(column: NDArray[np.uint64]) -> Rows:
+    """[meetings, 2] the places of equal values: each with the first `LEADERS` ones before it."""
+    order = np.argsort(column, kind="stable")
+    fresh = np.ones(len(order), bool)
+    fresh[1:] = column[order[1:]] != column[order[:-1]]
+    places = np.arange(len(order))
+    starts = np.maximum.accumulate(np.where(fresh, places, 0))
+    counts = np.minimum(places - starts, LEADERS)
+    ends = np.cumsum(counts)
+    leaders = np.arange(counts.sum()) + np.repeat(starts - (ends - counts), counts)
+    return np.stack([order[leaders], np.repeat(order, counts)], axis=1)
 
 
 def find_root(group: NDArray[np.int64], row: int) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 
 from tutelage.data.quality import faults, near, personal
 from tutelage.data.quality.findings import EXAMPLES, Tally, example
-from tutelage.data.quality.keys import folded, key, words
+from tutelage.data.quality.keys import folded, key, spaced
 from tutelage.data.quality.profile import Profile
 from tutelage.data.quality.store import DTYPES, Facts, cut
 from tutelage.data.quality.view import LABELLED, View, view
@@ -17,7 +17,6 @@ from tutelage.errors import DataError, Problem
 
 ANSWER_MAY_BE_EMPTY = ("squad", "tagged", "entities")
 LONG = 16_000  # characters of a row that is pointed out
-_TABLE = near.Words()  # of this process; a cache, without influence on results
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +60,8 @@ class _Kept:
     length: int
     labelled: bool
     snippet: bytes
-    prompt_words: near.WordHashes
-    answer_words: near.WordHashes
+    spaced_prompt: str
+    spaced_answer: str
 
 
 def scan(task: Task) -> Scan:
@@ -106,8 +105,8 @@ def _is_missing(problem: Problem) -> bool:
 
 
 def _look(seen: View, at: At, tally: Tally) -> _Kept:
-    prompt_words = words(seen.prompt)
-    answer_words = words(seen.answer) if seen.answer else []
+    spaced_prompt, spaced_answer = spaced(seen.prompt), spaced(seen.answer or "")
+    prompt_words, answer_words = spaced_prompt.split(), spaced_answer.split()
     for text in seen.texts:
         _look_at_text(text, at, tally)
     _look_for_blanks(seen, at, tally)
@@ -129,8 +128,8 @@ def _look(seen: View, at: At, tally: Tally) -> _Kept:
         len(seen.target),
         seen.label is not None,
         cut(seen.prompt or seen.target),
-        _TABLE.hashes(prompt_words),
-        _TABLE.hashes(answer_words),
+        spaced_prompt,
+        spaced_answer,
     )
 
 
@@ -191,7 +190,6 @@ def _facts(kept: list[_Kept], task: Task) -> Facts:
 
 def sketch(kept: Sequence[_Kept], task: Task) -> near.Sketches:
     """The sketches of these rows, of what near-duplicates are told by."""
-    none = _TABLE.hashes([])
-    prompts = [each.prompt_words if task.on != "answer" else none for each in kept]
-    answers = [each.answer_words if task.on != "prompt" else none for each in kept]
+    prompts = [each.spaced_prompt if task.on != "answer" else "" for each in kept]
+    answers = [each.spaced_answer if task.on != "prompt" else "" for each in kept]
     return near.sketch(prompts, answers, task.threshold)
