@@ -183,8 +183,13 @@ class DataCheck:
     ] = ()
     format: Annotated[str | None, "the format of all files; detected where not given"] = None
     near: Annotated[float, "the Jaccard similarity from which rows are near-duplicates"] = 0.8
-    labels: Annotated[bool, "also look for labels that are likely wrong, with a small model"] = False
-    encoder: Annotated[str, "the model for --labels: a catalogue name, a hub id or a folder"] = "minilm-l6"
+    labels: Annotated[
+        bool, "also look for labels that are likely wrong and answers that fit no prompt, with a model"
+    ] = False
+    encoder: Annotated[str, "the model that judges labels and tags: a catalogue name, a hub id or a folder"] = (
+        "minilm-l6"
+    )
+    chat_model: Annotated[str, "the model that judges the answers of conversations: likewise"] = "smollm2-135m"
     html: Annotated[str | None, "also write the report into this HTML file"] = None
     processes: Annotated[int, "how many processes look at the rows; 0: as many as there are cores"] = 0
     shard: Annotated[str | None, "only the rows of this shard (2/8: the second of eight), for data merge"] = None

@@ -105,6 +105,6 @@ def test_what_cannot_be_judged_is_said(encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="at least 5 rows"):
         find_issues([*few, Example(At("a", 10), "blue1", "blue")], encoder, quiet)
     path = tmp_path / "a.jsonl"
-    path.write_text('{"prompt": "a", "response": "b"}\n')
-    with pytest.raises(DataError, match="no labels"):
+    path.write_text('{"text": "a"}\n')
+    with pytest.raises(DataError, match="nothing to judge"):
         tutelage.data_check(str(path), labels=True, encoder=str(encoder))

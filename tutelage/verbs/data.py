@@ -30,6 +30,7 @@ def data_check(
     near: float = THRESHOLD,
     labels: bool = False,
     encoder: str = "minilm-l6",
+    chat_model: str = "smollm2-135m",
     html: str | None = None,
     processes: int = 0,
     shard: str | None = None,
@@ -39,7 +40,8 @@ def data_check(
     """What is wrong with data files: `findings`, a `profile`, `advice` on their number, and `ok`. Nothing is changed.
 
     Files whose names say test, dev or validation are held-out data, like those of `test`: what they share with the
-    others is a finding. With `labels` also the labels that are likely wrong, in `label_issues`, the likeliest first.
+    others is a finding. With `labels` also the labels that are likely wrong, in `label_issues`, the likeliest first,
+    judged with `encoder`, and answers that their prompts make no likelier for `chat_model`, in `answer_issues`.
     With `shard` ("2/8") only the rows of that shard are looked at, for `data_merge`; the result is the file `partial`.
     """
     if not 0.3 <= near <= 1:
@@ -55,7 +57,8 @@ def data_check(
     if labels:
         # torch is imported only here: a check without --labels does without it
         judge = need("tutelage.curate.judge", extra="labels")
-        more = judge.with_label_issues(asdict(report), [source.file for source in sources], format, encoder, say)
+        judges = judge.Judges(encoder, chat_model)
+        more = judge.with_issues(asdict(report), [source.file for source in sources], format, judges, say)
     return checked(report, html, more)
 
 

@@ -98,12 +98,13 @@ def _flagged(
     """Why a row at (file, number) is to be looked at, and the label that is suggested for it."""
     wanted = {kind.strip() for kind in kinds.split(",")} if kinds else None
     if flagged is not None:
-        listed = read_json(Path(flagged)).get("label_issues")
-        if not isinstance(listed, list):
+        checked = read_json(Path(flagged))
+        labels, answers = (checked.get(f"{what}_issues") for what in ("label", "answer"))
+        if not isinstance(labels, list) or not isinstance(answers or [], list):
             raise UsageError(
                 "this is no list of rows to look at", where=flagged, fix="tutelage data check FILE --labels --json"
             )
-        return _listed(listed)
+        return _listed(labels, answers or [])
     found: dict[tuple[str, int], tuple[str, str]] = {}
     findings: tuple[Finding, ...] = check(sources, examples=sys.maxsize, say=say).findings
     for finding in findings:
@@ -118,10 +119,15 @@ def _flagged(
     return found
 
 
-def _listed(issues: list[dict[str, Any]]) -> dict[tuple[str, int], tuple[str, str]]:
-    """Labels that are likely wrong, by row; a row's doubted tags are all named, and none can be set as its label."""
+def _listed(labels: list[dict[str, Any]], answers: list[dict[str, Any]]) -> dict[tuple[str, int], tuple[str, str]]:
+    """What is likely wrong, by row; a row's doubted tags are all named, and none can be set as its label."""
     found: dict[tuple[str, int], tuple[str, str]] = {}
-    for each in issues:
+    for each in answers:
+        found[each["file"], each["row"]] = (
+            f"surprising answer, {each['ratio']:.2f} times what it is without a prompt",
+            "",
+        )
+    for each in labels:
         place = each["file"], each["row"]
         if "word" in each:
             earlier = found[place][0] + "; " if place in found else ""

@@ -53,6 +53,10 @@ KINDS: dict[str, Kind] = {
     "wrong_label": Kind(
         "warning", "labels that are likely wrong", "decide with `tutelage data review --flagged`; `data prepare` keeps them"
     ),
+    "surprising_answer": Kind(
+        "info", "answers that their prompt makes no likelier for a language model: a hint that they belong elsewhere",
+        "decide with `tutelage data review --flagged`; `data prepare` keeps them",
+    ),
     "exact_duplicate": Kind(
         "warning", "rows that repeat an earlier row", "`data prepare` keeps the first", "data.dedupe.exact: false"
     ),
