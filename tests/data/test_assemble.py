@@ -9,6 +9,7 @@ import pytest
 
 import tutelage
 from tutelage.data.decisions import Decision, row_key, write_decisions
+from tutelage.data.folder import opened
 from tutelage.data.prepare import prepare
 from tutelage.errors import ChangedRunError, DataError, MissingInputError, OutputError
 from tutelage.recipe import make_recipe, read_recipe
@@ -256,3 +257,38 @@ def test_broken_rows_can_be_errors(run: Prepare) -> None:
         run([*pairs(3), {"prompt": "x", "response": 7}], broken="error")
     with pytest.raises(DataError, match="no rows are left"):
         run([{"prompt": "x", "response": 7}])
+
+
+def test_sources_with_a_task_of_their_own_stay_apart_and_are_trained_so(tmp_path: Path) -> None:
+    texts = [f"Sentence number {i} about {'rain' if i % 2 else 'sun'} and {i * 7} other things" for i in range(60)]
+    chat = [{"prompt": text, "response": "rain" if i % 2 else "sun"} for i, text in enumerate(texts)]
+    labelled = [{"text": text, "label": "rain" if i % 2 else "sun"} for i, text in enumerate(texts)]
+    task = {"kind": "classify", "verbalised": True}
+    recipe = {
+        "model": "smollm2-135m", "data": {
+            "train": [
+                {"path": write(tmp_path / "chat.jsonl", [*chat, chat[0]])},
+                {"path": write(tmp_path / "kinds.jsonl", [*labelled, labelled[1], labelled[2]]), "task": task, "weight": 2},
+                {"path": write(tmp_path / "more.jsonl", pairs(20)), "loss": "examples"},
+            ],
+            "validation": 0.2, "prepared": str(tmp_path / "out"),
+        },
+    }  # fmt: skip
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe), encoding="utf-8")
+    result = tutelage.data_prepare(str(path), processes=1)
+    out = tmp_path / "out"
+    assert result["dropped"] == {"exact_duplicate": 3}
+    rows = {name: read(out, name) for name in ("train.gpt4all", "train.classify.labelled",
+            "train.examples.gpt4all", "validation.gpt4all", "validation.classify.labelled")}  # fmt: skip
+    assert len(rows["train.gpt4all"]) + len(rows["validation.gpt4all"]) == 60
+    assert len(rows["train.classify.labelled"]) / 2 + len(rows["validation.classify.labelled"]) == 60
+    held = {row["prompt"] for row in rows["validation.gpt4all"]}
+    assert held == {row["text"] for row in rows["validation.classify.labelled"]}  # no input is on both sides
+    made = make_recipe(recipe)
+    opened_spec = opened(made.data, seed=made.seed)
+    assert [(Path(s.path).name, s.task and s.task.kind, s.loss) for s in opened_spec.train] == [
+        ("train.gpt4all.jsonl", None, "tokens"),
+        ("train.classify.labelled.jsonl", "classify", "tokens"),
+        ("train.examples.gpt4all.jsonl", None, "examples"),
+    ]

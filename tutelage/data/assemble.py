@@ -27,14 +27,14 @@ from tutelage.data.quality.findings import Tally
 from tutelage.data.quality.profile import Profile
 from tutelage.data.quality.store import Store
 from tutelage.data.types import At
-from tutelage.errors import DataError, OutputError, RecipeError
+from tutelage.data.ways import ways
+from tutelage.errors import DataError, OutputError
 from tutelage.recipe import DataSpec
 from tutelage.runs import create, write_json
 
 
 def assemble(spec: DataSpec, out: Path, *, seed: int, processes: int | None, say: Say) -> dict[str, Any]:
     """Prepare the data of `spec` into the folder `out`, which appears as a whole; returns its manifest."""
-    refuse_mixed(spec)
     return put_together(spec, first_passes(spec, processes, say), out, seed=seed)
 
 
@@ -58,16 +58,6 @@ def put_together(spec: DataSpec, passed: Iterable[Done], out: Path, *, seed: int
         shutil.rmtree(work, ignore_errors=True)
 
 
-def refuse_mixed(spec: DataSpec) -> None:
-    """Sources that are trained in different ways cannot become one file."""
-    given = [source for source in spec.train if source.task is not None or source.loss != "tokens"]
-    if given:
-        raise RecipeError(
-            "a source with its own `task` or `loss` cannot be prepared", where=f"data.train: {given[0].path}",
-            why="the rows of all sources go into one file", fix="prepare each source alone, then mix the folders' files",
-        )  # fmt: skip
-
-
 class _Spool:
     """The rows between the passes: their lines in one file, their facts in a store, the rest in lists of small values."""
 
@@ -76,6 +66,7 @@ class _Spool:
         self.store = Store(work / "facts")
         self.profile, self.tally = Profile(), Tally()
         self.formats: list[str] = []
+        self.ways: list[str] = []
         self.copies: list[int] = []
         self.groups: list[int] = []
         self.times: list[bytes] = []
@@ -100,23 +91,26 @@ class _Spool:
         self.store.append(done.scan.facts, done.scan.sketches)
         self.tally.merge(done.scan.tally)
         self.profile.merge(done.scan.profile)
-        for name in ("formats", "copies", "groups", "times", "held", "dropped"):
+        for name in ("formats", "ways", "copies", "groups", "times", "held", "dropped"):
             getattr(self, name).extend(getattr(done, name))
 
 
 def _second_pass(spec: DataSpec, spool: _Spool, out: Path, seed: int) -> dict[str, Any]:
     facts = spool.store.facts()
+    names = ways(spec)
     extra = Extra(
-        np.array(spool.groups, np.uint64), np.array(spool.times, f"S{TIME_BYTES}"), np.array(spool.held, bool)
+        np.array(spool.groups, np.uint64),
+        np.array(spool.times, f"S{TIME_BYTES}"),
+        np.array(spool.held, bool),
+        np.array([list(names).index(name) for name in spool.ways], np.uint64),
     )
     placing = place(facts, spool.store.sketches(near.shape(spool.threshold)[0]), extra, spec, seed)
     create(out)
-    counts, digest, parts = _write_rows(spool, placing, out)
+    counts, digest, parts, own = _write_rows(spool, placing, out)
     _write_dropped(spool, placing, out)
     shutil.move(spool.changed, out / layout.CHANGED)
     with open(out / layout.DROPPED, "rb") as file:
         dropped = Counter(json.loads(line)["reason"] for line in file)
-    names = sorted(path.name for path in out.iterdir())
     manifest = {
         "counts": counts,
         "dropped": dict(sorted(dropped.items())),
@@ -124,7 +118,8 @@ def _second_pass(spec: DataSpec, spool: _Spool, out: Path, seed: int) -> dict[st
         "rules": list(choose(spec.clean).chosen),
         "fingerprint": digest,
         "parts": parts,
-        "files": {name: layout.sha256(out / name) for name in names},
+        "ways": {file: names[name] for file, name in own.items()},
+        "files": {path.name: layout.sha256(path) for path in sorted(out.iterdir())},
         "settings": layout.settings(spec, seed),
     }
     write_json(out / layout.MANIFEST, manifest)
@@ -133,28 +128,33 @@ def _second_pass(spec: DataSpec, spool: _Spool, out: Path, seed: int) -> dict[st
 
 def _write_rows(
     spool: _Spool, placing: Placing, out: Path
-) -> tuple[dict[str, int], str, dict[str, dict[str, str | None]]]:
+) -> tuple[dict[str, int], str, dict[str, dict[str, str | None]], dict[str, str]]:
+    """Rows per split, the fingerprint, the format of each file of each split, and the way of those that have one."""
     several = len(set(spool.formats)) > 1
     opened: dict[str, BinaryIO] = {}
     parts: dict[str, dict[str, str | None]] = {name: {} for name in SPLITS}
+    own: dict[str, str] = {}
     counts = dict.fromkeys(SPLITS, 0)
     digests = {name: hashlib.sha256() for name in SPLITS}
     with ExitStack() as stack, open(spool.path, "rb") as rows:
-        for line, split, form, copies in zip(rows, placing.split.tolist(), spool.formats, spool.copies):
+        for line, split, form, way, copies in zip(
+            rows, placing.split.tolist(), spool.formats, spool.ways, spool.copies
+        ):
             if split < 0:
                 continue
             name = SPLITS[split]
-            file = f"{name}.{form}.jsonl" if several else f"{name}.jsonl"
+            file = ".".join([name, *([way] if way else []), *([form] if several else []), "jsonl"])
             if file not in opened:
                 opened[file] = stack.enter_context(open(out / file, "wb"))
                 parts[name][file] = form if form in set(FORMATS) else None
+                own |= {file: way} if way else {}
             number = copies if split == 0 else 1
             for _ in range(number):
                 opened[file].write(line)
                 digests[name].update(line[: line.rfind(b', "_at": ')] + b"\n")
             counts[name] += number
     digest = hashlib.sha256("".join(digests[name].hexdigest() for name in SPLITS).encode()).hexdigest()
-    return counts, digest, parts
+    return counts, digest, parts, own
 
 
 def _write_dropped(spool: _Spool, placing: Placing, out: Path) -> None:

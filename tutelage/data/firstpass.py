@@ -19,6 +19,7 @@ from tutelage.data.quality.view import View, view
 from tutelage.data.shards import WHOLE, Arrays, Shard
 from tutelage.data.sources import MEMORY, Row, files, read, read_memory, renamed
 from tutelage.data.types import At
+from tutelage.data.ways import all_sources, way, ways
 from tutelage.errors import DataError, Problem
 from tutelage.recipe import DataSpec, SourceSpec
 
@@ -37,6 +38,7 @@ class Job:
     group: str | None
     time: str | None
     weight: float
+    way: str
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Done:
     scan: Scan
     lines: list[bytes] = field(default_factory=list)
     formats: list[str] = field(default_factory=list)
+    ways: list[str] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
     times: list[bytes] = field(default_factory=list)
     held: list[bool] = field(default_factory=list)
@@ -55,7 +58,7 @@ class Done:
     problems: list[Problem] = field(default_factory=list)
 
 
-PLAIN = ("formats", "groups", "held", "copies", "dropped", "changed")  # of `Done`, as they are
+PLAIN = ("formats", "ways", "groups", "held", "copies", "dropped", "changed")  # of `Done`, as they are
 
 
 def first_pass(job: Job) -> Done:
@@ -78,6 +81,7 @@ def first_pass(job: Job) -> Done:
                 json.dumps({**row, "_at": str(at)}, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
             )
             done.formats.append(seen.format)
+            done.ways.append(job.way)
             done.groups.append(key(row.get(job.group)) if job.group else 0)
             done.times.append(str(row.get(job.time, "")).encode()[:TIME_BYTES] if job.time else b"")
             done.copies.append(_copies(job.weight, row))
@@ -147,7 +151,7 @@ def first_passes(spec: DataSpec, processes: int | None, say: Say, shard: Shard =
 
 
 def _jobs(spec: DataSpec, rules: Rules, decisions: dict[str, Decision], shard: Shard) -> Iterator[Job]:
-    streams = list(_streams(spec))
+    streams, names = list(_streams(spec)), ways(spec)
     for index, (part, source, rows) in enumerate(streams):
         if not shard.reads(index, len(streams)):
             continue
@@ -157,13 +161,13 @@ def _jobs(spec: DataSpec, rules: Rules, decisions: dict[str, Decision], shard: S
             if shard.has(index, number, len(streams)):
                 threshold = spec.dedupe.near or 0.8
                 task = Task(chunk, part, index, source.format, threshold, on=spec.dedupe.by, chunk=number)
-                yield Job(task, rules, decisions, spec.split.group, spec.split.time, source.weight)
+                name = next(name for name, one in names.items() if one == way(source))
+                yield Job(task, rules, decisions, spec.split.group, spec.split.time, source.weight, name)
 
 
 def files_of(spec: DataSpec) -> list[str]:
     """Every file that the sources name."""
-    given = [source for part in (spec.train, spec.validation, spec.test) if isinstance(part, list) for source in part]
-    return [file for source in given for file in _files(source)]
+    return [file for source in all_sources(spec) for file in _files(source)]
 
 
 def _files(source: SourceSpec) -> list[str]:

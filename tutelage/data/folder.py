@@ -1,7 +1,8 @@
 """The prepared folder: what stands where, and how it is opened again with the proof that it is whole.
 
 train.jsonl, validation.jsonl, test.jsonl   the rows, cleaned, each with `_at`: the file and row it came from; with more
-                                            than one format there is a file for each (train.alpaca.jsonl)
+                                            than one format there is a file for each (train.alpaca.jsonl), and for
+                                            sources with a task of their own (train.classify.jsonl)
 dropped.jsonl, changed.jsonl                every row that was left out or changed, and why
 manifest.json                               counts, the rules, sha256 of every file, the fingerprint over the rows
 report.html                                 what the check of the cleaned rows found
@@ -63,8 +64,12 @@ def opened(spec: DataSpec, *, seed: int) -> DataSpec:
             why=", ".join(damaged),
             fix="tutelage data prepare RECIPE",
         )
+    own = manifest.get("ways", {})
     parts = {
-        part: [SourceSpec(path=str(folder / name), format=given) for name, given in manifest["parts"][part].items()]
+        part: [
+            SourceSpec.model_validate({"path": str(folder / name), "format": given, **own.get(name, {})})
+            for name, given in manifest["parts"][part].items()
+        ]
         for part in PARTS
     }
     return DataSpec(train=parts["train"], validation=parts["validation"] or None, test=parts["test"] or None)

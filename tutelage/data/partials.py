@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from tutelage import __version__
-from tutelage.data.assemble import put_together, refuse_mixed
+from tutelage.data.assemble import put_together
 from tutelage.data.firstpass import Say, files_of, first_passes, pack_done, unpack_done
 from tutelage.data.quality.check import Plan, Report, report_of, scans
 from tutelage.data.quality.chunk import as_document, from_document
@@ -52,7 +52,6 @@ def write_check(one: Asked, plan: Plan, processes: int | None, say: Say) -> dict
 
 def write_prepare(one: Asked, spec: DataSpec, seed: int, out: Path, processes: int | None, say: Say) -> dict[str, Any]:
     """Clean and look at the rows of a shard."""
-    refuse_mixed(spec)
     files = [*files_of(spec), *([spec.decisions] if spec.decisions else [])]
     job = _job(PREPARE, files, spec=spec.model_dump(mode="json"), seed=seed, out=str(out))
     done = first_passes(spec, processes, say, one.shard)

@@ -32,18 +32,21 @@ class Placing:
 
 @dataclass(frozen=True)
 class Extra:
-    """Further columns of the rows: keys of the group, the moment (empty: none), and which rows a person kept."""
+    """Further columns of the rows: keys of the group, the moment (empty: none), which rows a person kept, and in which
+    way they are trained; only rows of one way repeat each other.
+    """
 
     group: NDArray[np.uint64]
     time: NDArray[np.bytes_]
     held: NDArray[np.bool_]
+    way: NDArray[np.uint64]
 
 
 def place(facts: Facts, sketches: near.Sketches, extra: Extra, spec: DataSpec, seed: int) -> Placing:
     """The decision for every row of all parts; parts 1 and 2 are given held-out files and stay what they are."""
     placing = Placing(facts.part.astype(np.int8).copy(), {})
     alike: dict[int, list[int]] = {}
-    for pair in near.pairs(sketches, spec.dedupe.near or 0.8, different_texts(facts)):
+    for pair in near.pairs(sketches, spec.dedupe.near or 0.8, different_texts(facts, extra.way)):
         alike.setdefault(pair.first, []).append(pair.second)
         alike.setdefault(pair.second, []).append(pair.first)
     _drop_repeats(facts, extra, spec.dedupe, alike, placing)
@@ -73,14 +76,14 @@ def _links(facts: Facts, alike: dict[int, list[int]]) -> Indices:
 def _drop_repeats(facts: Facts, extra: Extra, spec: DedupeSpec, alike: dict[int, list[int]], placing: Placing) -> None:
     train = np.flatnonzero(facts.part == TRAIN)
     if spec.exact:
-        same = facts.text[train] * np.uint64(0x9E3779B97F4A7C15) ^ facts.target[train]
+        same = (facts.text[train] + extra.way[train]) * np.uint64(0x9E3779B97F4A7C15) ^ facts.target[train]
         for first, later in later_of_equal(same).tolist():
             if not extra.held[train[later]]:
                 placing.drop(int(train[later]), "exact_duplicate", int(train[first]))
     if spec.near is not None:
         _drop_near(facts, extra, spec, alike, placing)
     if spec.contradictions == "drop":
-        for group in groups(facts.prompt[train]):
+        for group in groups(facts.prompt[train] + extra.way[train]):
             rows = train[group]
             if len(np.unique(facts.target[rows])) > 1:
                 for row in rows.tolist():
@@ -98,7 +101,8 @@ def _drop_near(facts: Facts, extra: Extra, spec: DedupeSpec, alike: dict[int, li
             continue
         for other in alike[row]:
             same_label = not facts.labelled[row] or facts.target[row] == facts.target[other]
-            if placing.split[other] == TRAIN and same_label and not extra.held[other]:
+            same_way = extra.way[row] == extra.way[other]
+            if placing.split[other] == TRAIN and same_label and same_way and not extra.held[other]:
                 placing.drop(other, "near_duplicate", row)
 
 

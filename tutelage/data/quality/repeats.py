@@ -89,9 +89,10 @@ class Repeats:
                 tally.add("near_overlap", self.pair(row, -other, alike))
 
 
-def different_texts(facts: Facts) -> Rows:
-    """The first row of each text in each part."""
+def different_texts(facts: Facts, way: Keys | None = None) -> Rows:
+    """The first row of each text in each part, and of each `way` that rows are trained in."""
     keys = facts.text ^ (facts.part.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    keys = keys if way is None else keys + way
     return np.sort(np.unique(keys, return_index=True)[1])
 
 
