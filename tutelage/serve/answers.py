@@ -111,21 +111,23 @@ class Request:
         tokenizer = self.model.template.tokenizer
         decoder, stops = Decoder(lambda ids: str(tokenizer.decode(ids, **DECODING))), StopTexts(self.wanted.stops)
         behind: list[Output] = []
-        async for output in self.model.engine.outputs(stream):
-            if output.token is not None:
-                self.usage.completion += 1
-                self.usage.shared = max(self.usage.shared, stream.job.shared)
-                behind.append(output)
-                text = stops.push(decoder.push(output.token))
-                if stops.stopped:
-                    yield Piece(index, text, tuple(behind), "stop")
-                    return
-                if text:
-                    yield Piece(index, text, tuple(behind))
-                    behind = []
-            if output.reason is not None:
-                rest = stops.push(decoder.finish())
-                yield Piece(index, rest + stops.finish(), tuple(behind), FINISH[output.reason])
+        async for burst in self.model.engine.outputs(stream):
+            text, finish = "", None
+            for output in burst:
+                if output.token is not None:
+                    self.usage.completion += 1
+                    self.usage.shared = max(self.usage.shared, stream.job.shared)
+                    behind.append(output)
+                    text += stops.push(decoder.push(output.token))
+                    if stops.stopped:
+                        yield Piece(index, text, tuple(behind), "stop")
+                        return
+                if output.reason is not None:
+                    text += stops.push(decoder.finish()) + stops.finish()
+                    finish = FINISH[output.reason]
+            if text or finish is not None:
+                yield Piece(index, text, tuple(behind), finish)
+                behind = []
 
 
 def begin_all(model: Served, prompts: Sequence[Sequence[int]], wanted: Wanted) -> Request:

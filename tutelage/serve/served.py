@@ -110,7 +110,8 @@ def open_with_llama_cpp(
             say(f"{name}: exporting gguf:{precision} to {folder}")
             export_model(located, f"gguf:{precision}", folder, prompts=20, max_tokens=64, texts=500, say=say)
         runner = LlamaCppRunner(folder / FILE, slots=limits.slots, keep=limits.keep, threads=threads)
-        served[name] = Served(name, Engine(runner, limits, threads), None, _template(located), int(time.time()))
+        # one thread for torch, which only chooses tokens: its pool would take the cores that llama.cpp's threads spin on
+        served[name] = Served(name, Engine(runner, limits, 1), None, _template(located), int(time.time()))
     return served
 
 
