@@ -169,7 +169,7 @@ def test_an_answer_is_marked_in_the_window_that_holds_it(opening: Make) -> None:
     task = opened(ExtractSpec(stride=8), opening([row]))
     made = task.windows_of(row)
     assert len(made) > 1
-    shown = [task._shown(window.row) for window in made]
+    shown = [task.shown(window.row) for window in made]
     assert shown[-1] == "1890"
     assert shown[0] == "(no answer in this window)"
     last = made[-1].row

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from tutelage.data.rows import Labelled, Preference
 from tutelage.data.types import At, Dropped, Row
-from tutelage.encode.contract import Contract, Fitted
-from tutelage.encode.template import Template
+from tutelage.encode.contract import Fitted
 from tutelage.encode.tokens import Text, Tokens, targets_of
 from tutelage.encode.types import Encoded, Layout
 from tutelage.engine import head_loss
@@ -27,9 +26,9 @@ from tutelage.errors import DataError, Problem, RecipeError
 from tutelage.metrics.types import Prediction
 from tutelage.models.types import HeadWanted
 from tutelage.tasks import verbalise
-from tutelage.tasks.batching import packed, per_row
+from tutelage.tasks.batching import per_row
 from tutelage.tasks.labels import class_weights, label_names
-from tutelage.tasks.shown import examine_targets, labelled_examples
+from tutelage.tasks.scored import Scored
 from tutelage.tasks.types import TASKS, Bound, Opening, require_family
 from tutelage.taskspec import ClassifySpec
 
@@ -120,18 +119,12 @@ def score_of(row: Labelled) -> float | None:
 
 
 @dataclass(frozen=True)
-class HeadClassifier:
+class HeadClassifier(Scored):
     """`classify` with a head."""
 
     spec: ClassifySpec
     tokens: Tokens
     over_length: str
-    template: Template | None = None
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's tokenizer."""
-        return self.tokens.tokenizer
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -210,15 +203,8 @@ class HeadClassifier:
             parts=tuple(lengths),
         )  # fmt: skip
 
-    def contract(self, rows: Sequence[Row], fitted: Fitted) -> Contract:
-        """Counts and checks."""
-        return examine_targets(self.tokens, fitted)
-
-    def examples(self, fitted: Fitted, first: int) -> list[dict[str, Any]]:
-        """Texts with their labels behind them."""
-        return labelled_examples(self.tokenizer, fitted, first, self._shown)
-
-    def _shown(self, row: Encoded) -> str:
+    def shown(self, row: Encoded) -> str:
+        """The label, the labels or the score."""
         labels = row.targets.labels if row.targets is not None else np.zeros(0)
         if row.parts:
             return "better, then worse"
@@ -234,10 +220,6 @@ class HeadClassifier:
         if not backbone.plain_logits and backbone.last != self.reads_last:
             raise RuntimeError(f"{model.config.model_type} pools another token than its family does")
         return backbone
-
-    def layouts(self, rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Layout]:
-        """Packed rows."""
-        return packed(rows, plan)
 
     def loss(self, backbone: Headed, layout: Layout, *, fast: bool = True) -> LossSum:
         """The loss that the labels ask for."""

@@ -16,17 +16,16 @@ from torch import Tensor
 
 from tutelage.data.rows import Question
 from tutelage.data.types import Dropped, Row
-from tutelage.encode.contract import Contract, Fitted
-from tutelage.encode.template import Template
+from tutelage.encode.contract import Fitted
 from tutelage.encode.tokens import TEMPLATE, USER, Tokens, targets_of
 from tutelage.encode.types import Encoded, Layout
-from tutelage.engine.headed import Headed, make_headed
+from tutelage.engine.headed import Headed
 from tutelage.engine.loss import LossSum
 from tutelage.engine.precision import ExecutionPlan
 from tutelage.metrics.types import Prediction
 from tutelage.models.types import HeadWanted
-from tutelage.tasks.batching import packed, per_row
-from tutelage.tasks.shown import examine_targets, labelled_examples
+from tutelage.tasks.batching import per_row
+from tutelage.tasks.scored import Scored
 from tutelage.tasks.types import TASKS, Opening, require_family
 from tutelage.tasks.windows import windows
 from tutelage.taskspec import ExtractSpec
@@ -75,17 +74,11 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Extractor:
+class Extractor(Scored):
     """`extract` with a tokenizer."""
 
     spec: ExtractSpec
     tokens: Tokens
-    template: Template | None = None
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's tokenizer."""
-        return self.tokens.tokenizer
 
     @property
     def head(self) -> HeadWanted:
@@ -153,15 +146,8 @@ class Extractor:
                 dropped.append(Dropped("over_length", row.at, "the question leaves no room for its context"))
         return Fitted(tuple(kept), tuple(dropped), long, 0, len(rows))
 
-    def contract(self, rows: Sequence[Row], fitted: Fitted) -> Contract:
-        """Counts and checks."""
-        return examine_targets(self.tokens, fitted)
-
-    def examples(self, fitted: Fitted, first: int) -> list[dict[str, Any]]:
-        """Questions and contexts with their answers behind them."""
-        return labelled_examples(self.tokenizer, fitted, first, self._shown)
-
-    def _shown(self, row: Encoded) -> str:
+    def shown(self, row: Encoded) -> str:
+        """The answer."""
         labels = row.targets.labels if row.targets is not None else np.zeros(1, dtype=np.int64)
         first, last = int(np.flatnonzero(labels & 1)[0]), int(np.flatnonzero(labels & 2)[0])
         return (
@@ -169,14 +155,6 @@ class Extractor:
             if last == 0
             else str(self.tokenizer.decode(row.ids[first : last + 1].tolist()))
         )
-
-    def backbone(self, model: Any) -> Headed:
-        """The model with a head at every token."""
-        return make_headed(model)
-
-    def layouts(self, rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Layout]:
-        """Packed windows."""
-        return packed(rows, plan)
 
     def loss(self, backbone: Headed, layout: Layout, *, fast: bool = True) -> LossSum:
         """(cross-entropy of the start + of the end) / 2, each over the tokens of its window."""

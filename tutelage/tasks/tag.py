@@ -13,21 +13,20 @@ import torch
 
 from tutelage.data.rows import Tagged
 from tutelage.data.types import Dropped, Row
-from tutelage.encode.contract import Contract, Fitted
-from tutelage.encode.template import Template
+from tutelage.encode.contract import Fitted
 from tutelage.encode.tokens import TEMPLATE, USER, Tokens, targets_of
 from tutelage.encode.types import Encoded, Layout
 from tutelage.engine import head_loss
-from tutelage.engine.headed import Headed, make_headed
+from tutelage.engine.headed import Headed
 from tutelage.engine.loss import LossSum
 from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import DataError
 from tutelage.metrics.types import Prediction
 from tutelage.models.types import HeadWanted
-from tutelage.tasks.batching import packed, per_row
+from tutelage.tasks.batching import per_row
 from tutelage.tasks.labels import label_names
 from tutelage.tasks.schemes import as_bio, check_scheme, scheme_of
-from tutelage.tasks.shown import examine_targets, labelled_examples
+from tutelage.tasks.scored import Scored
 from tutelage.tasks.types import TASKS, Opening, require_family
 from tutelage.tasks.windows import owner, windows
 from tutelage.taskspec import TagSpec
@@ -110,17 +109,11 @@ class Tags:
 
 
 @dataclass(frozen=True)
-class Tagger:
+class Tagger(Scored):
     """`tag` with its tag names."""
 
     spec: TagSpec
     tokens: Tokens
-    template: Template | None = None
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's tokenizer."""
-        return self.tokens.tokenizer
 
     @property
     def names(self) -> list[str]:
@@ -192,25 +185,10 @@ class Tagger:
                 dropped.append(Dropped("no_tokens", row.at, "the tokenizer has no token for any of its words"))
         return Fitted(tuple(kept), tuple(dropped), long, 0, len(rows))
 
-    def contract(self, rows: Sequence[Row], fitted: Fitted) -> Contract:
-        """Counts and checks."""
-        return examine_targets(self.tokens, fitted)
-
-    def examples(self, fitted: Fitted, first: int) -> list[dict[str, Any]]:
-        """Texts with their tags behind them."""
-        return labelled_examples(self.tokenizer, fitted, first, self._shown)
-
-    def _shown(self, row: Encoded) -> str:
+    def shown(self, row: Encoded) -> str:
+        """The tags."""
         labels = row.targets.labels.tolist() if row.targets is not None else []
         return " ".join(self.names[label] for label in labels)
-
-    def backbone(self, model: Any) -> Headed:
-        """The model with a head at every token."""
-        return make_headed(model)
-
-    def layouts(self, rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Layout]:
-        """Packed windows."""
-        return packed(rows, plan)
 
     def loss(self, backbone: Headed, layout: Layout, *, fast: bool = True) -> LossSum:
         """Cross-entropy over tags, summed over words."""

@@ -20,7 +20,7 @@ from tutelage.encode.template import Template
 from tutelage.encode.tokens import TEMPLATE, USER, Tokens, targets_of
 from tutelage.encode.types import Encoded, Layout
 from tutelage.engine.backbone import Backbone, make_backbone
-from tutelage.engine.headed import Headed, make_headed
+from tutelage.engine.headed import Headed
 from tutelage.engine.loss import LossSum, reference_from_logits
 from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import RecipeError
@@ -28,7 +28,8 @@ from tutelage.metrics.types import Likelihood, Prediction
 from tutelage.models.types import HeadWanted
 from tutelage.tasks import chat
 from tutelage.tasks.batching import packed
-from tutelage.tasks.shown import examine_targets, examine_tokens, labelled_examples, token_examples
+from tutelage.tasks.scored import Scored
+from tutelage.tasks.shown import examine_tokens, token_examples
 from tutelage.tasks.types import TASKS, Bound, Opening, require_family
 from tutelage.taskspec import TextSpec
 
@@ -137,17 +138,11 @@ class CausalText:
 
 
 @dataclass(frozen=True)
-class MaskedText:
+class MaskedText(Scored):
     """`text` by an encoder."""
 
     spec: TextSpec
     tokens: Tokens
-    template: Template | None = None
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's tokenizer."""
-        return self.tokens.tokenizer
 
     @property
     def head(self) -> HeadWanted:
@@ -189,25 +184,10 @@ class MaskedText:
         weights[at] = 1.0
         return replace(row, ids=ids, weights=weights, targets=targets_of(at.tolist(), labels, [1.0] * len(at)))
 
-    def contract(self, rows: Sequence[Row], fitted: Fitted) -> Contract:
-        """Counts and checks."""
-        return examine_targets(self.tokens, fitted)
-
-    def examples(self, fitted: Fitted, first: int) -> list[dict[str, Any]]:
-        """Texts with their masked words behind them."""
-        return labelled_examples(self.tokenizer, fitted, first, self._shown)
-
-    def _shown(self, row: Encoded) -> str:
+    def shown(self, row: Encoded) -> str:
+        """The words behind the masks."""
         labels = [] if row.targets is None else row.targets.labels.tolist()
         return " ".join(str(self.tokenizer.decode([label])) for label in labels)
-
-    def backbone(self, model: Any) -> Headed:
-        """The model with its head for masked words."""
-        return make_headed(model)
-
-    def layouts(self, rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Layout]:
-        """Packed blocks."""
-        return packed(rows, plan)
 
     def loss(self, backbone: Headed, layout: Layout, *, fast: bool = True) -> LossSum:
         """Cross-entropy over the vocabulary at the masked tokens."""
