@@ -40,6 +40,11 @@ def test_markup(text: str, found: bool) -> None:
         "[INST] Hi [/INST]",
         "USER: hi",
         "</s>",
+        "<start_of_turn>user",
+        "<<SYS>> Be kind",
+        "##Response:",
+        "Below is an instruction that describes a task",
+        *(f"Hi\n{who}: hello" for who in ("ASSISTANT", "Human", "Assistant", "Bot")),
     ],
 )
 def test_template_text(text: str) -> None:

@@ -1,6 +1,8 @@
+import random
+
 import pytest
 
-from tutelage.data.quality.personal import find, mask, masked
+from tutelage.data.quality.personal import SORTS, Hit, find, mask, masked
 
 FOUND = {
     "email": "write to jane.doe+list@example.co.uk now",
@@ -40,3 +42,30 @@ def test_each_sort_is_found_and_never_shown_whole(sort: str) -> None:
 def test_what_only_looks_like_it_is_left(text: str) -> None:
     assert list(find(text)) == []
     assert mask(text) == text
+
+
+def without_signs(text: str) -> list[Hit]:
+    """What is found where every pattern looks at every text."""
+    found: list[Hit] = []
+    for sort in SORTS:
+        for match in sort.pattern.finditer(text):
+            apart = all(match.end() <= hit.start or match.start() >= hit.end for hit in found)
+            if apart and sort.valid(match[0]):
+                found.append(Hit(sort.name, sort.secret, *match.span()))
+    return found
+
+
+def test_looking_for_signs_first_finds_the_same() -> None:
+    more = [
+        "PaSsWd = abc12345",
+        "TO\u212aEN: abc12345",
+        "\u017fecret: abc12345",
+        "API_KEY=abcd1234x",
+        "xoxb-1234567890-ab",
+        "gho_" + "z9" * 20,
+    ]
+    parts = [*FOUND.values(), *more, "Nothing here.", "3.14", "12 34", "a@b", "sk-", "1234567 8"]
+    draw = random.Random(0)
+    texts = [*parts, *(" ".join(draw.choices(parts, k=draw.randint(1, 5))) for _ in range(300))]
+    assert [list(find(text)) for text in texts] == [without_signs(text) for text in texts]
+    assert {hit.sort for text in texts for hit in find(text)} >= {sort.name for sort in SORTS}

@@ -22,9 +22,15 @@ _TEMPLATE = re.compile(
     r"|^(?:USER|ASSISTANT|Human|Assistant|Bot): ",
     re.MULTILINE,
 )
+# One of these is in every text that _TEMPLATE matches; it looks at each place of a text for each of its parts.
+_TEMPLATE_SIGNS = (
+    "<|", "_of_turn>", "INST]", "SYS>>", "<s>", "</s>", "##", "Below is an instruction", "USER: ", "ASSISTANT: ", "Human: ",
+    "Assistant: ", "Bot: ",
+)  # fmt: skip
+_OF_AN_AI = re.compile(r"(?i)\bas an ai(?: language)? (?:model|assistant)\b")
 _REFUSAL = re.compile(
-    r"(?i)\bas an ai(?: language)? (?:model|assistant)\b|^\W*(?:i'?m|i am) sorry,? (?:but )?(?:i|as)\b"
-    r"|^\W*(?:sorry,? )?(?:i'?m afraid )?i (?:can ?not|can'?t|am unable to|'?m unable to|am not able to|won'?t be able to)"
+    r"(?i)\W*(?:i'?m|i am) sorry,? (?:but )?(?:i|as)\b"
+    r"|\W*(?:sorry,? )?(?:i'?m afraid )?i (?:can ?not|can'?t|am unable to|'?m unable to|am not able to|won'?t be able to)"
     r" (?:help|assist|provide|answer|fulfil|comply|do that|generate|create|access|continue)"
 )
 _LAST_WORDS = re.compile(
@@ -35,7 +41,7 @@ _LAST_WORDS = re.compile(
 
 def encoding_fault(text: str) -> str | None:
     """U+FFFD, or text that was decoded with the wrong encoding (mojibake): ftfy must be able to say what it was."""
-    match = _SUSPICIOUS.search(text)
+    match = None if text.isascii() else _SUSPICIOUS.search(text)
     if not match:
         return None
     if "\ufffd" in text:
@@ -59,13 +65,14 @@ def markup(text: str) -> str | None:
 
 def template_text(text: str) -> str | None:
     """Text of a chat or prompt template; the model's own template would be put around it once more."""
-    match = _TEMPLATE.search(text)
+    match = _TEMPLATE.search(text) if any(sign in text for sign in _TEMPLATE_SIGNS) else None
     return f"{match[0].strip()!r}" if match else None
 
 
 def refusal(answer: str) -> str | None:
     """An answer that declines, or speaks of itself as an AI."""
-    match = _REFUSAL.search(answer[:400])
+    head = answer[:400]
+    match = _REFUSAL.match(head) or ("as an " in head.lower() and _OF_AN_AI.search(head)) or None
     return f"{match[0].strip()!r}" if match else None
 
 

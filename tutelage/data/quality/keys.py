@@ -13,6 +13,7 @@ _BLANKS = "\x85\u1680\u2028\u2029"  # what is left of Unicode's white space by N
 _UNICODE = {ord(c): " " for c in _SPACED + _BLANKS}
 _ASCII = str.maketrans(string.ascii_uppercase, string.ascii_lowercase) | _UNICODE
 _HYPHEN = re.compile(r"(?<=\w)-|-(?!\d)")
+_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
 MOST = 1_000_000  # characters of a text that are taken apart; words of more would take 20 times its memory
 # Scripts written without spaces: each character is a word of its own.
 _UNSPACED = re.compile(r"([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
@@ -46,6 +47,5 @@ def _bounded(text: str) -> str:
 
 def key(*parts: object) -> int:
     """A number below 2**64 that depends on `parts` (JSON values) only."""
-    text = json.dumps(parts, ensure_ascii=False, sort_keys=True)
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    digest = hashlib.blake2b(_ENCODER.encode(parts).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")

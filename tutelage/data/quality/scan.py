@@ -118,11 +118,11 @@ def _look(seen: View, at: At, tally: Tally) -> _Kept:
     if size > LONG:
         tally.add("over_long", example(at, seen.prompt, f"{size:,} characters"))
     target = folded(seen.target)
-    prompt_key = key(prompt_words)
+    prompt_key = key(" ".join(prompt_words))
     return _Kept(
         at.row,
         key(seen.turns or seen.prompt, seen.answer, seen.label),
-        key(prompt_key, answer_words if seen.answer is not None else target),
+        key(prompt_key, " ".join(answer_words) if seen.answer is not None else [target]),
         prompt_key,
         key(target),
         len(seen.target),
