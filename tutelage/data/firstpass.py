@@ -138,7 +138,7 @@ def _place(problem: Problem) -> At:
 def _copies(weight: float, row: dict[str, object]) -> int:
     """How often a row is written: the whole part of the weight, and once more for a share of rows chosen by content."""
     whole = int(weight)
-    return whole + (key(row_key(row)) / 2**64 < weight - whole)
+    return whole if weight == whole else whole + (key(row_key(row)) / 2**64 < weight - whole)
 
 
 def first_passes(spec: DataSpec, processes: int | None, say: Say, shard: Shard = WHOLE) -> Iterator[Done]:

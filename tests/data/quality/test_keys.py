@@ -1,6 +1,8 @@
+import json
+
 import pytest
 
-from tutelage.data.quality.keys import MOST, folded, key, words
+from tutelage.data.quality.keys import MOST, folded, key, words, written
 
 
 @pytest.mark.parametrize(
@@ -47,3 +49,19 @@ def test_a_text_of_millions_of_words_is_not_taken_apart_but_stays_itself() -> No
     assert words(text) == words("ab " * MOST)
     assert words(text) != words(text + "c")
     assert folded(text) != folded(text + "c")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "a",
+        'quote " and \\ and \n\t\x07\x7f',
+        "\u2028 \ud800 \U0001f600 \u00e9",
+        ("a", None, 3),
+        [True, -1.5, 2**70],
+        [[], ()],
+        {"b": 1, "a": ["x"]},
+    ],
+)
+def test_written_is_what_json_writes(value: object) -> None:
+    assert written(value) == json.dumps(value, ensure_ascii=False, sort_keys=True)

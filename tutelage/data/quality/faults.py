@@ -9,6 +9,8 @@ from collections import Counter
 
 import ftfy
 
+from tutelage.data.quality.personal import holds
+
 MANY = 200_000  # characters of one text that are looked at
 
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]")
@@ -65,7 +67,7 @@ def markup(text: str) -> str | None:
 
 def template_text(text: str) -> str | None:
     """Text of a chat or prompt template; the model's own template would be put around it once more."""
-    match = _TEMPLATE.search(text) if any(sign in text for sign in _TEMPLATE_SIGNS) else None
+    match = _TEMPLATE.search(text) if holds(text, _TEMPLATE_SIGNS) else None
     return f"{match[0].strip()!r}" if match else None
 
 

@@ -5,6 +5,7 @@ import json
 import re
 import string
 import unicodedata
+from json.encoder import encode_basestring
 
 # Punctuation and currency signs become a space; signs that carry meaning (+ * / = < > # % @ & and the minus of a number)
 # stay, so that "C#" is not "C" and "-1" is not "1"; "3.5" is "3 5" and not "35".
@@ -45,7 +46,17 @@ def _bounded(text: str) -> str:
     return text if len(text) <= MOST else f"{text[:MOST]} {key(text[MOST:]):016x}"
 
 
+def written(value: object) -> str:
+    """The JSON of a value, as the encoder writes it; what rows consist of is written without making one, in a third of the time."""
+    kind = type(value)
+    if kind is str:
+        return encode_basestring(value)  # type: ignore[arg-type]  # mypy does not see that it is a str
+    if kind is tuple or kind is list:
+        return f"[{', '.join(map(written, value))}]"  # type: ignore[call-overload]  # nor that it is a sequence
+    return _ENCODER.encode(value)
+
+
 def key(*parts: object) -> int:
     """A number below 2**64 that depends on `parts` (JSON values) only."""
-    digest = hashlib.blake2b(_ENCODER.encode(parts).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    digest = hashlib.blake2b(written(parts).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")

@@ -4,7 +4,7 @@ A pattern finds what looks like an address or a number; it cannot know whose it 
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 
@@ -119,7 +119,7 @@ def find(text: str) -> Iterator[Hit]:
     for sort in SORTS:
         if sort.signs:
             given = lower if sort.folded else text
-            if not any(sign in given for sign in sort.signs):
+            if not holds(given, sort.signs):
                 continue
         elif not (many_digits if sort.digits else dotted):
             continue
@@ -128,6 +128,14 @@ def find(text: str) -> Iterator[Hit]:
             if all(end <= a or start >= b for a, b in taken) and sort.valid(match[0]):
                 taken.append((start, end))
                 yield Hit(sort.name, sort.secret, start, end)
+
+
+def holds(text: str, signs: Iterable[str]) -> bool:
+    """Whether any of `signs` stands in `text`; a plain loop, as a generator for `any` takes twice the time."""
+    for sign in signs:  # noqa: SIM110
+        if sign in text:
+            return True
+    return False
 
 
 def masked(text: str, hit: Hit) -> str:
