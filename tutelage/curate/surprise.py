@@ -2,7 +2,8 @@
 
 The instruction-following difficulty of Li et al. 2024 (arXiv 2308.12032, §2.2) is the model's loss on an answer after its
 prompt, divided by its loss on the answer after nothing. From 1 on the prompt makes the answer no likelier: it may belong
-to another one. The loss alone says little (of ten rows it ranks highest, two or three were wrong: bench/data/surprise.py).
+to another one. The loss alone says less: of the rows it ranks highest two in five were wrong, of those by this ratio three in
+four (bench/data/surprise.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
