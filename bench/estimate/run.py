@@ -2,6 +2,7 @@
 
 python bench/estimate/run.py            # what is not measured yet; memory figures hold on a busy machine too
 python bench/estimate/run.py --time     # also the probe: on a quiet machine only
+python bench/estimate/run.py estimates  # ask anew for the estimates of what was measured: after the formula was fitted
 python bench/estimate/run.py table      # only write the table of docs/estimate.md anew
 """
 
@@ -167,6 +168,24 @@ def measured(case: Case, threads: int, timed: bool) -> dict[str, Any]:
     )
 
 
+def estimated(run: dict[str, Any], threads: int) -> dict[str, Any]:
+    """The estimate of the verb as the code is now, for a run that was measured."""
+    case = Case(**{key: run[key] for key in Case.__dataclass_fields__})
+    asked = [
+        sys.executable,
+        "-m",
+        "tutelage",
+        "estimate",
+        str(recipe_of(case)),
+        "--set",
+        f"threads={threads}",
+        "--json",
+    ]
+    answer = subprocess.run(asked, stdout=subprocess.PIPE, env=environment(threads), text=True, check=True)
+    memory = json.loads(answer.stdout)["memory"]
+    return {"estimated_mib": memory["peak_mib"], "parts_mib": memory["parts_mib"]}
+
+
 def error(run: dict[str, Any]) -> float:
     """Of the estimated peak, relative to the measured one."""
     return float(run["estimated_mib"] / run["measured_mib"] - 1)
@@ -216,7 +235,7 @@ def write_table(result: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="?", default="run", choices=["run", "table", "make"])
+    parser.add_argument("what", nargs="?", default="run", choices=["run", "estimates", "table", "make"])
     parser.add_argument("name", nargs="?")
     parser.add_argument("--time", action="store_true", help="probe too; measures all runs anew that have no probe")
     parser.add_argument("--again", action="store_true", help="forget what was measured")
@@ -239,6 +258,9 @@ def main() -> None:
         result["circumstances"] = circumstances()
         write(RESULT, result)
         print(case.name, found.get("failed", f"{error(found):+.1%}" if "failed" not in found else ""), flush=True)
+    if given.what == "estimates":
+        result["runs"] = [each | estimated(each, given.threads) for each in result["runs"] if "failed" not in each]
+        write(RESULT, result)
     write_table(result)
     print(json.dumps(summary(result["runs"])))
 

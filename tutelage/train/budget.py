@@ -11,9 +11,9 @@ from tutelage.train.sketch import Sketch, Walk, lengths_of, longest_rows
 
 USABLE = 0.85  # of the room: allocators leave gaps
 SPARE = 64 * 2**20  # at least this is left to libraries
-# Fitted to eight runs beside other work, on two cores with AVX512-BF16: libraries at their first use; in bf16 also a part
-# of the activations, for gaps and oneDNN's packed copies, and a kernel for each shape of a product, of which it keeps 1,024.
-FIRST_USE, PACKED, KERNEL = 16 * 2**20, 0.2, 2**18
+# Fitted to the runs in docs/estimate.md, on two cores with AMX-BF16: libraries at their first use; in bf16 also a part of
+# activations and loss, for gaps and oneDNN's packed copies, and a kernel for each shape of a product.
+FIRST_USE, PACKED, KERNEL = 16 * 2**20, 0.25, 3 * 2**19
 RECOMPUTED = {
     "all": "", "attention": ", and a part of each layer computed twice", "input": ", and each layer computed twice",
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """Peak memory: the high-water mark of anonymous resident memory, sampled by a thread."""
 
+import ctypes
 import resource
 import sys
 import threading
@@ -20,6 +21,17 @@ def anonymous_mib() -> float:
         pass
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 1024
+
+
+def give_back(above: float) -> None:
+    """Return what the allocator has free to the system if this process holds more than `above` MiB.
+
+    Micro-batches of ever new shapes leave gaps that the next one does not fit into. glibc gives back only what is free at
+    the end of its heap; elsewhere nothing is done.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None and anonymous_mib() > above:
+        trim(0)
 
 
 class PeakMemory:

@@ -21,12 +21,12 @@ from tutelage.train.estimate import as_json, estimate_line, memory_of, work_of
 from tutelage.train.loop import TrainState, restore, training
 from tutelage.train.manifest import now, open_manifest, summary, totals, version_notes
 from tutelage.train.material import Material, gather
-from tutelage.train.memory import PeakMemory, anonymous_mib
+from tutelage.train.memory import PeakMemory, anonymous_mib, give_back
 from tutelage.train.outcome import answer_samples, write_model
 from tutelage.train.proposals import refuse_what_cannot_fit
 from tutelage.train.setup import build_state
 from tutelage.train.sketch import Sketch, fullest_rows, sketched
-from tutelage.train.types import Event, Finished, Resumed
+from tutelage.train.types import Event, Finished, Resumed, Step
 
 Watch = Callable[[Event], None]
 Say = Callable[[str], None]
@@ -79,7 +79,7 @@ def train(
             say(expected(manifest, state, sketch, material, process))
             write_json(folder / MANIFEST, manifest)
             answer_samples(folder, spec, material, state, "before")
-        finished = run(folder, manifest, state, resumed, watch, say)
+        finished = run(folder, manifest, state, resumed, within(manifest["estimate"]["peak_mib"], watch), say)
         if finished.reason == "interrupted":
             raise InterruptedRunError(
                 f"saved step {state.step} of {state.total_steps} and stopped", where=str(folder),
@@ -99,6 +99,17 @@ def train(
         measure_forgetting(folder, manifest, spec.seed, say)
         write_report(folder)
     return summary(folder, manifest)
+
+
+def within(most: float, watch: Watch) -> Watch:
+    """`watch`, and behind each step that has taken more memory than was estimated the allocator's free part goes back."""
+
+    def watching(event: Event) -> None:
+        watch(event)
+        if isinstance(event, Step):
+            give_back(most)
+
+    return watching
 
 
 def expected(manifest: dict[str, Any], state: TrainState, sketch: Sketch, material: Material, process: float) -> str:
