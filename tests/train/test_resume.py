@@ -142,6 +142,19 @@ def test_interrupted_at_any_step_and_continued_equals_uninterrupted(method: str,
     assert got[1] == expected[1]
 
 
+def test_a_run_without_an_estimate_in_its_manifest_goes_on_to_the_same_end(recipe: MakeRecipe) -> None:
+    parts = recipe("no-estimate", method=METHODS["lora"])
+    stopped(parts, 2)
+    path = Path(str(parts.out)) / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    del manifest["estimate"]
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    resumed, result = resumed_events(parts)
+    assert [event.step for event in resumed] == [2]
+    assert result["estimated_peak_mib"] is None
+    assert outcome(parts) == whole(recipe, method=METHODS["lora"])
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_with_noise_on_the_embeddings_it_goes_on_bit_for_bit(method: str, recipe: MakeRecipe) -> None:
     optim = {"steps": STEPS, "batch_size": 4, "learning_rate": 1e-3, "neftune_alpha": 5.0}

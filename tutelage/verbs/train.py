@@ -79,7 +79,8 @@ def train(
             say(expected(manifest, state, sketch, material, process))
             write_json(folder / MANIFEST, manifest)
             answer_samples(folder, spec, material, state, "before")
-        finished = run(folder, manifest, state, resumed, within(manifest["estimate"]["peak_mib"], watch), say)
+        estimated = manifest.get("estimate", {}).get("peak_mib")
+        finished = run(folder, manifest, state, resumed, watch if estimated is None else within(estimated, watch), say)
         if finished.reason == "interrupted":
             raise InterruptedRunError(
                 f"saved step {state.step} of {state.total_steps} and stopped", where=str(folder),
@@ -87,7 +88,7 @@ def train(
             )  # fmt: skip
         chosen = write_model(folder, spec, material, state, say)
         answer_samples(folder, spec, material, state, "after")
-        sums = totals(state, peak.mib) | {"estimated_peak_mib": manifest.get("estimate", {}).get("peak_mib")}
+        sums = totals(state, peak.mib) | {"estimated_peak_mib": estimated}
         manifest |= {"best_step": state.best_step, "model_step": chosen, "totals": sums}
         manifest |= {"status": "finished", "reason": finished.reason, "finished": now()}
         write_json(folder / MANIFEST, manifest)
