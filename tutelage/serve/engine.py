@@ -150,7 +150,8 @@ class Engine:
                 continue
             held += outputs
             now = time.monotonic()
-            if now - told >= BURST or any(len(each.job.answer) < 2 or each.reason is not None for each in outputs):
+            urgent = any(len(each.job.answer) < 2 or each.reason is not None for each in outputs)
+            if held and (urgent or now - told >= BURST):
                 self._call(self._deliver, held)
                 held, told = [], now
 
