@@ -137,20 +137,33 @@ def row(task: str, number: int, length: int) -> dict[str, Any]:
     return {"prompt": f"{number}?", "response": text}
 
 
+def asked(case: Case, threads: int, *more: str) -> dict[str, Any]:
+    """What the verb `estimate` says of a case."""
+    command = [
+        sys.executable,
+        "-m",
+        "tutelage",
+        "estimate",
+        str(recipe_of(case)),
+        "--set",
+        f"threads={threads}",
+        "--json",
+    ]
+    answer = subprocess.run([*command, *more], stdout=subprocess.PIPE, env=environment(threads), text=True, check=True)
+    return dict(json.loads(answer.stdout))
+
+
 def measured(case: Case, threads: int, timed: bool) -> dict[str, Any]:
     """A run, and the estimate that `train` itself makes before its first step; `timed`: after a probe of the verb."""
-    recipe, tutelage = str(recipe_of(case)), [sys.executable, "-m", "tutelage"]
-    sets = ["--set", f"threads={threads}"]
     probed: dict[str, Any] = {}
     if timed:
-        asked = [*tutelage, "estimate", recipe, *sets, "--probe", "--json"]
-        answer = subprocess.run(asked, stdout=subprocess.PIPE, env=environment(threads), text=True, check=True)
-        estimate = json.loads(answer.stdout)
+        estimate = asked(case, threads, "--probe")
         probed = {
             "probed_seconds": round(estimate["probe"]["run_seconds"], 2), "verb_mib": estimate["memory"]["peak_mib"],
         }  # fmt: skip
+    train = [sys.executable, "-m", "tutelage", "train", str(recipe_of(case)), "--set", f"threads={threads}"]
     out = fresh(WORK / "runs" / case.name)
-    ended = run([*tutelage, "train", recipe, *sets, "--out", str(out), "--json"], out, threads)
+    ended = run([*train, "--out", str(out), "--json"], out, threads)
     result: dict[str, Any] = {**asdict(case), "load": circumstances()["load"]}
     if ended.measured.returncode != 0:
         return {**result, "failed": ended.log.read_text(encoding="utf-8")[-600:]}
@@ -170,19 +183,7 @@ def measured(case: Case, threads: int, timed: bool) -> dict[str, Any]:
 
 def estimated(run: dict[str, Any], threads: int) -> dict[str, Any]:
     """The estimate of the verb as the code is now, for a run that was measured."""
-    case = Case(**{key: run[key] for key in Case.__dataclass_fields__})
-    asked = [
-        sys.executable,
-        "-m",
-        "tutelage",
-        "estimate",
-        str(recipe_of(case)),
-        "--set",
-        f"threads={threads}",
-        "--json",
-    ]
-    answer = subprocess.run(asked, stdout=subprocess.PIPE, env=environment(threads), text=True, check=True)
-    memory = json.loads(answer.stdout)["memory"]
+    memory = asked(Case(**{key: run[key] for key in Case.__dataclass_fields__}), threads)["memory"]
     return {"estimated_mib": memory["peak_mib"], "parts_mib": memory["parts_mib"]}
 
 

@@ -36,8 +36,8 @@ class Judged:
 class Judges:
     """The models that judge: an encoder for labels and tags, a chat model for conversations."""
 
-    encoder: str = "minilm-l6"
-    chat: str = "smollm2-135m"
+    encoder: str
+    chat: str
 
 
 def rows_of(files: Sequence[str], format: str | None) -> Judged:

@@ -70,8 +70,9 @@ def _encoded(row: Conversation, template: Template) -> tuple[Encoded, Encoded] |
         replace(message, weight=0.0) if message.role == "assistant" else message for message in row.messages[:-1]
     )
     try:
-        (whole,) = template.encode([replace(row, messages=(*before, answer))], "last")
-        (alone,) = template.encode([Conversation((Message("user", ""), answer), row.at)], "last")
+        whole, alone = template.encode(
+            [replace(row, messages=(*before, answer)), Conversation((Message("user", ""), answer), row.at)], "last"
+        )
     except TutelageError:
         return None
     return (whole, alone) if len(whole.ids) <= MOST_TOKENS and any(whole.weights[1:]) else None

@@ -98,11 +98,12 @@ class _Spool:
 def _second_pass(spec: DataSpec, spool: _Spool, out: Path, seed: int) -> dict[str, Any]:
     facts = spool.store.facts()
     names = ways(spec)
+    numbers = {name: number for number, name in enumerate(names)}
     extra = Extra(
         np.array(spool.groups, np.uint64),
         np.array(spool.times, f"S{TIME_BYTES}"),
         np.array(spool.held, bool),
-        np.array([list(names).index(name) for name in spool.ways], np.uint64),
+        np.array([numbers[name] for name in spool.ways], np.uint64),
     )
     placing = place(facts, spool.store.sketches(near.shape(spool.threshold)[0]), extra, spec, seed)
     create(out)

@@ -155,13 +155,13 @@ def _jobs(spec: DataSpec, rules: Rules, decisions: dict[str, Decision], shard: S
     for index, (part, source, rows) in enumerate(streams):
         if not shard.reads(index, len(streams)):
             continue
+        name = next(name for name, one in names.items() if one == way(source))
         for number in numbers():
             if not (chunk := list(islice(rows, CHUNK))):
                 break
             if shard.has(index, number, len(streams)):
                 threshold = spec.dedupe.near or 0.8
                 task = Task(chunk, part, index, source.format, threshold, on=spec.dedupe.by, chunk=number)
-                name = next(name for name, one in names.items() if one == way(source))
                 yield Job(task, rules, decisions, spec.split.group, spec.split.time, source.weight, name)
 
 

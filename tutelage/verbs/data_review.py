@@ -99,12 +99,12 @@ def _flagged(
     wanted = {kind.strip() for kind in kinds.split(",")} if kinds else None
     if flagged is not None:
         checked = read_json(Path(flagged))
-        labels, answers = (checked.get(f"{what}_issues") for what in ("label", "answer"))
-        if not isinstance(labels, list) or not isinstance(answers or [], list):
+        labels, answers = checked.get("label_issues"), checked.get("answer_issues", [])
+        if not isinstance(labels, list) or not isinstance(answers, list):
             raise UsageError(
                 "this is no list of rows to look at", where=flagged, fix="tutelage data check FILE --labels --json"
             )
-        return _listed(labels, answers or [])
+        return _listed(labels, answers)
     found: dict[tuple[str, int], tuple[str, str]] = {}
     findings: tuple[Finding, ...] = check(sources, examples=sys.maxsize, say=say).findings
     for finding in findings:

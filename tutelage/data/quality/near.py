@@ -37,12 +37,6 @@ class Sketches:
     ends: NDArray[np.int64]
     bands: NDArray[np.uint64]
 
-    def set_of(self, row: int) -> tuple[Hashes, Hashes]:
-        """The shingles of the prompt and of the answer of `row`."""
-        start = int(self.ends[row - 1]) if row else 0
-        middle, end = start + int(self.prompts[row]), int(self.ends[row])
-        return self.shingles[start:middle], self.shingles[middle:end]
-
 
 def shape(threshold: float) -> tuple[int, int]:
     """(bands, rows per band): the cheapest of at most 128 hashes that misses at most 1 % of pairs at `threshold`."""

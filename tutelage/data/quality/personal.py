@@ -117,11 +117,8 @@ def find(text: str) -> Iterator[Hit]:
     lower = text.lower() if text.isascii() else text.lower().replace("\u017f", "s")
     many_digits, dotted = _DIGITS.search(text) is not None, _DOTTED.search(text) is not None
     for sort in SORTS:
-        if sort.signs:
-            given = lower if sort.folded else text
-            if not holds(given, sort.signs):
-                continue
-        elif not (many_digits if sort.digits else dotted):
+        given = lower if sort.folded else text
+        if not (holds(given, sort.signs) if sort.signs else many_digits if sort.digits else dotted):
             continue
         for match in sort.pattern.finditer(text):
             start, end = match.span()
