@@ -200,6 +200,25 @@ def test_a_removed_job_gives_its_slot_back(model_folder: Folders) -> None:
     batch.remove(third)  # ended long ago
 
 
+def test_after_a_failure_nothing_is_held(model_folder: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = runner_of(model_folder("llama"))
+    batch = Batch(runner, slots=4)
+    for i in range(6):
+        batch.add(job([5 + i, 9, 33], 40))
+    batch.step()
+    pools = [each.state.pool for each in batch.active]
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "norm", lambda x: (_ for _ in ()).throw(MemoryError("full")))
+        with pytest.raises(MemoryError, match="full"):
+            batch.step()
+    batch.clear()
+    assert not batch.busy
+    assert [len(pool.members) for pool in pools] == [0] * 4
+    again = job([5, 9, 33], 6)
+    run(batch, [again])
+    assert again.answer == alone(model_of(model_folder("llama")), [5, 9, 33], 6)
+
+
 @pytest.fixture
 def adapted(model_folder: Folders) -> tuple[LlamaRunner, dict[str | None, Any]]:
     """A runner with two adapters, and merged models by the adapter's name."""

@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, layer_norm, rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import embedding, layer_norm, rms_norm, silu
 
 from tutelage.engine.packed_linear import PackedLinear
 from tutelage.generate.adapter_weights import FUSED, AdapterWeights, LowRank
+from tutelage.generate.attend import Piece, Together, causal_mask, side_by_side
 from tutelage.generate.decode import context_limit
-from tutelage.generate.keys_values import CacheShape, KeysValues
+from tutelage.generate.keys_values import CacheShape, KeysValues, Pool, Pools
 from tutelage.generate.runner import Chunk
 
 PROBE = 24
 TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 8e-2}  # relative to the largest logit
 PARTS = {part for parts in FUSED.values() for part in parts}
-SHORT = 96  # keys; beyond them the fused attention of one query takes longer than two products (at 500: 205 and 69 µs)
 Group = tuple[str, int, int]  # the name of an adapter and the rows that it belongs to
 
 
@@ -115,7 +115,7 @@ class LlamaRunner:
         self.scale = self.head**-0.5
         self.rotary = body.rotary_emb
         self.cos, self.sin = self._tables(256)
-        self.shape = CacheShape(len(self.blocks), self.kv_heads, self.head, self.dtype)
+        self.pools = Pools(CacheShape(len(self.blocks), self.kv_heads, self.head, self.dtype))
 
     def _tables(self, length: int) -> tuple[Tensor, Tensor]:
         """cos and sin [length, 1, head]; sin with the sign that makes rotating a roll."""
@@ -126,53 +126,61 @@ class LlamaRunner:
         return cos[0][:, None].contiguous(), (sin[0] * sign)[:, None].contiguous()
 
     def begin(self, older: KeysValues | None, shared: int) -> KeysValues:
-        state = KeysValues(self.shape)
+        state = KeysValues(self.pools)
         if older is not None and shared:
             state.take(older, shared)
         return state
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
-        order = sorted(range(len(chunks)), key=lambda i: chunks[i].adapter or "")
-        ordered = [chunks[i] for i in order]
-        ids, places, spans, groups = self._lay_out(ordered)
+        for chunk in chunks:
+            chunk.state.reserve(len(chunk.state.ids) + len(chunk.ids))
+        order = sorted(range(len(chunks)), key=lambda i: side_by_side(chunks[i], self.fast))
+        ids, places, spans, groups, parts = self._lay_out([chunks[i] for i in order])
         x = embedding(ids, self.embedding)
         cos, sin = self.cos[places], self.sin[places]
-        masks = [_mask(len(chunk.ids), len(chunk.state.ids), self.dtype) for chunk in ordered]
         for number, block in enumerate(self.blocks):
-            normed = block.before_attention(x)
-            x = x + self._attention(number, block, normed, cos, sin, list(zip(ordered, spans, masks)), groups)
+            x = x + self._attention(number, block, block.before_attention(x), cos, sin, parts, groups)
             x = x + _mlp(block, block.before_mlp(x), groups)
-        for chunk in ordered:
+        for chunk in chunks:
             chunk.state.ids.extend(chunk.ids)
-        logits = self.output(self.norm(x[[stop - 1 for _, stop in spans]])).float()
-        back = torch.empty(len(order), dtype=torch.long)
-        back[order] = torch.arange(len(order))
-        return logits[back]
+        last = x if len(x) == len(spans) else x[[stop - 1 for _, stop in spans]]
+        logits = self.output(self.norm(last)).float()
+        if order == sorted(order):
+            return logits
+        return logits[torch.tensor(order).argsort()]
 
-    def _lay_out(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor, list[tuple[int, int]], list[Group]]:
-        """All new ids on one axis, their positions, each chunk's rows, and the rows of each adapter."""
+    def _lay_out(
+        self, chunks: Sequence[Chunk]
+    ) -> tuple[Tensor, Tensor, list[tuple[int, int]], list[Group], list[Piece | Together]]:
+        """All new ids on one axis, their positions, each chunk's rows, the rows of each adapter, and who attends together."""
         ids: list[int] = []
         places: list[int] = []
         spans: list[tuple[int, int]] = []
         groups: list[Group] = []
+        parts: list[Piece | Together] = []
+        single: dict[Pool, list[tuple[int, KeysValues]]] = {}
         for chunk in chunks:
             start, read = len(ids), len(chunk.state.ids)
             ids += chunk.ids
             places += range(read, read + len(chunk.ids))
             spans.append((start, len(ids)))
-            chunk.state.reserve(read + len(chunk.ids))
             if chunk.adapter is not None:
                 first = groups.pop()[1] if groups and groups[-1][0] == chunk.adapter else start
                 groups.append((chunk.adapter, first, len(ids)))
+            if self.fast and len(chunk.ids) == 1:
+                single.setdefault(chunk.state.pool, []).append((start, chunk.state))
+            else:
+                parts.append(Piece(chunk.state, start, len(ids), causal_mask(len(chunk.ids), read, self.dtype)))
+        parts += [Together(pool, members, self.dtype) for pool, members in single.items()]
         longest = max(places) + 1
         if longest > len(self.cos):
             self.cos, self.sin = self._tables(max(longest, 2 * len(self.cos)))
-        return torch.tensor(ids), torch.tensor(places), spans, groups
+        return torch.tensor(ids), torch.tensor(places), spans, groups, parts
 
     def _attention(
         self, number: int, block: Block, x: Tensor, cos: Tensor, sin: Tensor,
-        parts: list[tuple[Chunk, tuple[int, int], Tensor | None]], groups: list[Group],
+        parts: Sequence[Piece | Together], groups: list[Group],
     ) -> Tensor:  # fmt: skip
         rows, both = x.shape[0], self.heads + self.kv_heads
         qkv = block.linear["qkv"](x, groups).view(rows, both + self.kv_heads, self.head)
@@ -183,41 +191,17 @@ class LlamaRunner:
             qk = torch.addcmul(qk * cos, qk.roll(self.head // 2, dims=-1), sin)
         q, kv = qk[:, : self.heads], torch.cat((qk[:, self.heads :], v), dim=1)
         kv = kv.view(rows, 2, self.kv_heads, self.head)
-        found = []
-        for chunk, (start, stop), mask in parts:
-            stored, read = chunk.state.data[number], len(chunk.state.ids)
-            length = read + stop - start
-            stored[:, :, read:length] = kv[start:stop].permute(1, 2, 0, 3)
-            keys, values = stored[0, :, :length], stored[1, :, :length]
-            if self.fast and stop - start == 1 and length > SHORT:
-                found.append(_attend_once(q[start], keys, values, self.scale))
-                continue
-            attended = scaled_dot_product_attention(
-                q[start:stop].transpose(0, 1)[None], keys[None], values[None], attn_mask=mask,
-                is_causal=mask is None and length > 1 and read == 0, scale=self.scale, enable_gqa=True,
-            )  # fmt: skip
-            found.append(attended[0].transpose(0, 1).reshape(stop - start, -1))
-        return block.linear["o"](found[0] if len(found) == 1 else torch.cat(found), groups)
+        if len(parts) == 1:
+            return block.linear["o"](parts[0].attend(number, q, kv, self.scale), groups)
+        found = torch.empty(rows, self.heads * self.head, dtype=x.dtype)
+        for part in parts:
+            found[part.rows] = part.attend(number, q, kv, self.scale)
+        return block.linear["o"](found, groups)
 
 
 def _mlp(block: Block, x: Tensor, groups: list[Group]) -> Tensor:
     gate, up = block.linear["gate_up"](x, groups).chunk(2, dim=-1)
     return block.linear["down"](silu(gate).mul_(up), groups)
-
-
-def _attend_once(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    """[1, heads x head]: the attention of one token's q [heads, head] to keys and values [key-value heads, length, head]."""
-    grouped = q.view(keys.shape[0], -1, keys.shape[2])
-    scores = torch.bmm(grouped, keys.transpose(1, 2)).float().mul_(scale)
-    return torch.bmm(torch.softmax(scores, dim=-1).to(values.dtype), values).view(1, -1)
-
-
-def _mask(new: int, read: int, dtype: torch.dtype) -> Tensor | None:
-    """Which places each of `new` tokens behind `read` others sees; None where nothing or plain causality needs saying."""
-    if new == 1 or read == 0:
-        return None
-    mask = torch.zeros(new, read + new, dtype=dtype)
-    return mask.masked_fill_(torch.ones(new, read + new, dtype=torch.bool).triu_(read + 1), float("-inf"))
 
 
 def _norm(module: Any, fast: bool) -> Norm | Mirrored:
@@ -281,5 +265,6 @@ def take_apart(
     state = runner.begin(None, 0)
     runner.forward([Chunk(state, ids[:9])])
     got = runner.forward([Chunk(state, ids[9:])])
+    state.drop()
     error = (got - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
     return runner if bool(error <= TOLERANCE[runner.dtype]) else None

@@ -23,6 +23,13 @@ class PlainState:
         """Tokens that memory is held for."""
         return len(self.ids)
 
+    def rest(self) -> None:
+        """A cache has no more than what is there."""
+
+    def drop(self) -> None:
+        """Hold nothing any more."""
+        self.ids, self.memory = [], Memory()
+
 
 class PlainRunner:
     """Slower than LlamaRunner, and right for every family: the reference that the other one is held to."""

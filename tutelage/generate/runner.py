@@ -17,6 +17,14 @@ class State(Protocol):
         """Tokens that memory is held for."""
         ...
 
+    def rest(self) -> None:
+        """Nothing is read for now: hold no more than what is there."""
+        ...
+
+    def drop(self) -> None:
+        """Hold nothing any more."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:

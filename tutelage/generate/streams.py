@@ -87,9 +87,19 @@ class Batch:
 
     def _end(self, job: Job) -> None:
         self.active.remove(job)
+        job.state.rest()
         if job.state.ids:
             self.kept.add(job.adapter or "", job.state)
         job.state = None
+
+    def clear(self) -> None:
+        """Forget all jobs and what was kept of them, in whatever state a failure left them."""
+        for job in self.active:
+            job.state.drop()
+            job.state = None
+        self.active.clear()
+        self.waiting.clear()
+        self.kept = Kept(self.kept.most)
 
     def step(self) -> list[Output]:
         """One pass over the model; what each job got from it."""
@@ -186,4 +196,5 @@ def _greedy(logits: Tensor, ready: list[int], jobs: list[Job]) -> dict[int, int]
         i for i in ready
         if jobs[i].sampling.temperature == 0.0 and jobs[i].sampling.repetition_penalty == 1.0 and jobs[i].allow is None
     ]  # fmt: skip
-    return dict(zip(plain, logits[plain].argmax(dim=-1).tolist())) if plain else {}
+    rows = logits if len(plain) == len(logits) else logits[plain]  # all of them need no copy
+    return dict(zip(plain, rows.argmax(dim=-1).tolist())) if plain else {}

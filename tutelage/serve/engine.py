@@ -134,7 +134,9 @@ class Engine:
     def _run(self) -> None:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        batch, held, told = self._fresh(), list[Output](), 0.0
+        limits = self.limits
+        batch = Batch(self.runner, slots=limits.slots, prefill=limits.prefill, keep=limits.keep)
+        held, told = list[Output](), 0.0
         while True:
             while not self._commands.empty() or not batch.busy:
                 command = self._commands.get()
@@ -146,7 +148,8 @@ class Engine:
             except Exception as error:  # whatever a forward pass raises: the server lives on, those streams do not
                 self._call(self._deliver, held)
                 self._call(self._fail, f"The model could not be computed: {type(error).__name__}: {error}")
-                batch, held = self._fresh(), []
+                batch.clear()
+                held = []
                 continue
             held += outputs
             now = time.monotonic()
@@ -154,10 +157,6 @@ class Engine:
             if held and (urgent or now - told >= BURST):
                 self._call(self._deliver, held)
                 held, told = [], now
-
-    def _fresh(self) -> Batch:
-        limits = self.limits
-        return Batch(self.runner, slots=limits.slots, prefill=limits.prefill, keep=limits.keep)
 
     def _call(self, function: Callable[..., None], *values: object) -> None:
         if self._loop is not None and not self._loop.is_closed():

@@ -20,14 +20,23 @@ CONTEXT = 2048  # tokens of one sequence: cells for all slots are held from the 
 class CellState:
     """One sequence of the context; its cells are free once nobody holds it."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, left: list[int]) -> None:
         self.number = number
         self.ids: list[int] = []
+        self._leave = weakref.finalize(self, left.append, number)
 
     @property
     def room(self) -> int:
         """Tokens that memory is held for."""
         return len(self.ids)
+
+    def rest(self) -> None:
+        """A sequence holds no more cells than tokens."""
+
+    def drop(self) -> None:
+        """Hold nothing any more."""
+        self.ids = []
+        self._leave()
 
 
 class LlamaCppRunner:
@@ -56,8 +65,7 @@ class LlamaCppRunner:
         self._clear()
         if not self.free:
             raise ModelError("no sequence is free in llama.cpp", why=f"at most {MOST_SEQUENCES} are held at a time")
-        state = CellState(self.free.pop())
-        weakref.finalize(state, self.left.append, state.number)
+        state = CellState(self.free.pop(), self.left)
         if older is not None and shared:
             self.library.llama_memory_seq_cp(self.memory, older.number, state.number, 0, shared)
             state.ids = older.ids[:shared]
