@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from tutelage.engine.rounding import rounded
 from tutelage.errors import ChangedRunError, CheckFailedError
 from tutelage.recipe import OptimSpec
 
@@ -27,7 +28,8 @@ def learning_rate(spec: OptimSpec, step: int, total: int) -> float:
 class Optimizer:
     """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) whose state and weights are fp32 whatever the model computes in.
 
-    A parameter stored in less than fp32 gets an fp32 master; its gradients are added up in fp32 across micro-batches.
+    A parameter stored in less than fp32 gets an fp32 master, which bf16 is rounded from so that small changes show (`rounded`);
+    its gradients are added up in fp32 across micro-batches.
     Matrices decay, biases and norm weights (one dimension) do not. Of a parameter in `rows` only those rows [R] train
     (`used_rows`): its master is them, and its gradient may be sparse.
 
@@ -175,10 +177,14 @@ class Optimizer:
         """Copy masters into the parameters that the model computes with."""
         with torch.no_grad():
             for name, parameter in parameters.items():
+                master = self.masters[name]
                 if name in self.rows:
-                    parameter.index_copy_(0, self.rows[name], self.masters[name].to(parameter.dtype))
-                elif self.masters[name] is not parameter:
-                    parameter.copy_(self.masters[name])
+                    half = parameter.dtype == torch.bfloat16
+                    parameter.index_copy_(
+                        0, self.rows[name], rounded(master, name) if half else master.to(parameter.dtype)
+                    )
+                elif master is not parameter:
+                    _publish_whole(name, master, parameter)
 
     def state(self) -> dict[str, Tensor]:
         """Masters and Adam's moments as named tensors, for a checkpoint."""
@@ -205,3 +211,10 @@ class Optimizer:
                         key: tensors[f"{key}.{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")
                     }
         self._publish(self.known)
+
+
+def _publish_whole(name: str, master: Tensor, parameter: Tensor) -> None:
+    if parameter.dtype == torch.bfloat16 and parameter.is_contiguous() and master.is_contiguous():
+        rounded(master, name, into=parameter)
+    else:
+        parameter.copy_(master)

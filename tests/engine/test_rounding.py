@@ -1,0 +1,52 @@
+"""Rounding to bf16 by fixed thresholds: unbiased, exact where bf16 is, the same every time."""
+
+import torch
+
+from tutelage.engine.rounding import BLOCK, rounded
+
+
+def test_what_bf16_holds_stays() -> None:
+    values = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0)).bfloat16().float()
+    assert torch.equal(rounded(values, "w").float(), values)
+    odd = torch.tensor([0.0, -0.0, float("inf"), float("-inf")])
+    assert torch.equal(rounded(odd, "w").float(), odd)
+    assert bool(rounded(torch.tensor([float("nan")]), "w").isnan())
+
+
+def test_each_value_becomes_one_of_its_two_neighbours_and_the_mean_is_right() -> None:
+    for sign in (1.0, -1.0):
+        low, high = sign * 1.0, sign * (1.0 + 2**-7)
+        for share in (0.1, 0.5, 0.9):
+            values = torch.full((2 * BLOCK + 77,), low + share * (high - low))
+            found = rounded(values, "w").float()
+            assert {float(value) for value in found.unique()} == {low, high}
+            assert (
+                abs(float((found == high).float().mean()) - share) < 0.005
+            )  # 0.0014 is its standard deviation at most
+
+
+def test_a_value_that_grows_rounds_up_once_and_stays_up() -> None:
+    before = None
+    for share in torch.linspace(0, 1, 21):
+        found = rounded(torch.full((5000,), 1.0) + share * 2**-7, "w").float()
+        assert before is None or bool((found >= before).all())
+        before = found
+    assert before is not None
+    assert torch.equal(before, torch.full((5000,), 1.0 + 2**-7))
+
+
+def test_it_is_a_function_of_the_values_and_the_name() -> None:
+    values = torch.randn(4, 700, generator=torch.Generator().manual_seed(1))
+    first, other = rounded(values, "a"), rounded(values, "b")
+    assert torch.equal(first, rounded(values, "a"))
+    assert not torch.equal(first, other)
+    into = torch.empty(4, 700, dtype=torch.bfloat16)
+    rounded(values, "a", into=into)
+    assert torch.equal(into, first)
+
+
+def test_long_tensors_go_on_where_a_block_ends() -> None:
+    values = torch.randn(BLOCK + 5, generator=torch.Generator().manual_seed(2))
+    found = rounded(values, "w")
+    assert bool(((found.float() - values).abs() <= values.abs() * 2**-7).all())
+    assert torch.equal(found[:BLOCK], rounded(values[:BLOCK], "w"))
