@@ -7,12 +7,15 @@ checkpoints/     step-00000100/ ...             model/          a PEFT adapter o
 forgetting.json  probes before and after        report.html     all of it for a reader
 """
 
+import errno
+import fcntl
 import json
 import math
 import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +91,27 @@ def create(folder: Path) -> Path:
     except OSError as error:
         raise OutputError("cannot make the run folder", where=str(folder), why=error.strerror or str(error)) from error
     return folder
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder against other processes that would train into it; the lock ends with the process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        raise OutputError(
+            "another process works in this run folder",
+            where=str(folder),
+            fix="wait for it or stop it, or choose another `out`",
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def find_run(name: str | Path) -> Path:

@@ -238,6 +238,52 @@ def test_interrupted_means_saved_and_130_and_the_same_end(
         assert weights(run) == weights(tmp_path / "whole")
 
 
+def test_a_second_process_is_refused_while_one_trains_there(
+    recipe_file: Callable[..., Path], tmp_path: Path, capsys: Any
+) -> None:
+    path, run = recipe_file(), tmp_path / "run"
+    command = [sys.executable, "-c", f"""
+import sys, pathlib
+from tutelage.runs import create, locked
+with locked(create(pathlib.Path({str(run)!r}))):
+    print("held", flush=True)
+    sys.stdin.read()
+"""]  # fmt: skip
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert main(["train", str(path)]) == 73
+        said = " ".join(capsys.readouterr().err.split())
+        assert "another process works in this run folder" in said
+        assert str(run) in said
+        assert [entry.name for entry in run.iterdir()] == []
+        holder.kill()
+    assert main(["train", str(path), "--json"]) == 0
+
+
+def test_forgetting_that_was_not_measured_to_its_end_is_measured_by_the_next_start(
+    recipe_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    path, run, verb = recipe_file(forgetting=True), tmp_path / "run", sys.modules["tutelage.verbs.train"]
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(verb, "aftermath", stopped)
+        assert main(["train", str(path)]) == 130
+    assert read_json(run / "manifest.json")["status"] == "finished"
+    assert not (run / "forgetting.json").exists()
+    steps, weighed = (run / "events.jsonl").read_bytes(), weights(run)
+    assert main(["train", str(path), "--json"]) == 0
+    assert read_json(run / "forgetting.json")
+    assert json.loads(capsys.readouterr().out)["forgetting"]
+    assert ((run / "events.jsonl").read_bytes(), weights(run)) == (steps, weighed)
+    measured = (run / "forgetting.json").stat().st_mtime_ns
+    assert main(["train", str(path)]) == 0
+    assert (run / "forgetting.json").stat().st_mtime_ns == measured
+
+
 def test_a_full_disk_during_a_save_is_a_warning(
     recipe_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from tutelage.errors import InterruptedRunError, OutOfMemoryError, is_out_of_mem
 from tutelage.evaluate.aftermath import aftermath, few
 from tutelage.recipe import Recipe, read_recipe
 from tutelage.report.page import write as write_report
-from tutelage.runs import EVENTS, FORGETTING, MANIFEST, append_event, create, plain, write_json
+from tutelage.runs import EVENTS, FORGETTING, MANIFEST, append_event, create, locked, plain, write_json
 from tutelage.train import checkpoint
 from tutelage.train.budget import fit_budget
 from tutelage.train.estimate import as_json, estimate_line, memory_of, work_of
@@ -52,54 +52,64 @@ def train(
     """
     spec = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, tuple(set))
     folder = create(Path(out or spec.out or "runs/run"))
-    with missing_memory_said(folder), PeakMemory() as peak:
-        material = gather(spec, say, loaded)
-        material.contract.enforce(spec.task.allow)
-        for note in notes(material):
-            say(note)
-        manifest = open_manifest(folder, spec, material, allow_changes)
-        for note in version_notes(manifest):
-            say(note)
-        if manifest["status"] == "finished":
-            say(f"{folder} is finished: nothing to do (choose another `out` to train again)")
-            return summary(folder, manifest)
-        plan, process = ExecutionPlan(**manifest["plan"]), anonymous_mib()
-        sketch = sketched(spec, material, plan)
-        if not checkpoint.steps(folder / "checkpoints"):
-            refuse_what_cannot_fit(spec, material, sketch)
-        state = build_state(spec, material, plan, folder / "checkpoints")
-        for note in state.backbone.notes:
-            say(f"note: {note}")
-        resumed = resume(state, folder)
-        fit_budget(state, sketch, say)
-        state.optimizer.reserve()
-        manifest["plan"] = state.plan.as_json()
+    with locked(folder):
+        with missing_memory_said(folder), PeakMemory() as peak:
+            material = gather(spec, say, loaded)
+            material.contract.enforce(spec.task.allow)
+            for note in notes(material):
+                say(note)
+            manifest = open_manifest(folder, spec, material, allow_changes)
+            for note in version_notes(manifest):
+                say(note)
+            new = manifest["status"] != "finished"
+            if new:
+                fine_tune(folder, spec, material, manifest, peak, watch, say)
+            else:
+                say(f"{folder} is finished: nothing to do (choose another `out` to train again)")
+        if new:
+            write_report(folder)
+        causal = material.task.head.kind == "causal" and material.task.template is not None
+        known = not new and (folder / FORGETTING).is_file()  # it was stopped in the middle of this, or before
+        if spec.forgetting and causal and loaded is None and not known:
+            gc.collect()
+            measure_forgetting(folder, manifest, spec.seed, say)
+            write_report(folder)
+        return summary(folder, manifest)
+
+
+def fine_tune(
+    folder: Path, spec: Recipe, material: Material, manifest: dict[str, Any], peak: PeakMemory, watch: Watch, say: Say
+) -> None:
+    """Train to the end from wherever the checkpoints are, and write the model; `manifest` becomes that of a finished run."""
+    plan, process = ExecutionPlan(**manifest["plan"]), anonymous_mib()
+    sketch = sketched(spec, material, plan)
+    if not checkpoint.steps(folder / "checkpoints"):
+        refuse_what_cannot_fit(spec, material, sketch)
+    state = build_state(spec, material, plan, folder / "checkpoints")
+    for note in state.backbone.notes:
+        say(f"note: {note}")
+    resumed = resume(state, folder)
+    fit_budget(state, sketch, say)
+    state.optimizer.reserve()
+    manifest["plan"] = state.plan.as_json()
+    write_json(folder / MANIFEST, manifest)
+    if state.step == 0:
+        say(expected(manifest, state, sketch, material, process))
         write_json(folder / MANIFEST, manifest)
-        if state.step == 0:
-            say(expected(manifest, state, sketch, material, process))
-            write_json(folder / MANIFEST, manifest)
-            answer_samples(folder, spec, material, state, "before")
-        estimated = manifest.get("estimate", {}).get("peak_mib")
-        finished = run(folder, manifest, state, resumed, watch if estimated is None else within(estimated, watch), say)
-        if finished.reason == "interrupted":
-            raise InterruptedRunError(
-                f"saved step {state.step} of {state.total_steps} and stopped", where=str(folder),
-                fix="run the same command again to go on",
-            )  # fmt: skip
-        chosen = write_model(folder, spec, material, state, say)
-        answer_samples(folder, spec, material, state, "after")
-        sums = totals(state, peak.mib) | {"estimated_peak_mib": estimated}
-        manifest |= {"best_step": state.best_step, "model_step": chosen, "totals": sums}
-        manifest |= {"status": "finished", "reason": finished.reason, "finished": now()}
-        write_json(folder / MANIFEST, manifest)
-    write_report(folder)
-    causal = material.task.head.kind == "causal" and material.task.template is not None
-    if spec.forgetting and causal and loaded is None:
-        del state
-        gc.collect()
-        measure_forgetting(folder, manifest, spec.seed, say)
-        write_report(folder)
-    return summary(folder, manifest)
+        answer_samples(folder, spec, material, state, "before")
+    estimated = manifest.get("estimate", {}).get("peak_mib")
+    finished = run(folder, manifest, state, resumed, watch if estimated is None else within(estimated, watch), say)
+    if finished.reason == "interrupted":
+        raise InterruptedRunError(
+            f"saved step {state.step} of {state.total_steps} and stopped", where=str(folder),
+            fix="run the same command again to go on",
+        )  # fmt: skip
+    chosen = write_model(folder, spec, material, state, say)
+    answer_samples(folder, spec, material, state, "after")
+    sums = totals(state, peak.mib) | {"estimated_peak_mib": estimated}
+    manifest |= {"best_step": state.best_step, "model_step": chosen, "totals": sums}
+    manifest |= {"status": "finished", "reason": finished.reason, "finished": now()}
+    write_json(folder / MANIFEST, manifest)
 
 
 def within(most: float, watch: Watch) -> Watch:
