@@ -2,7 +2,7 @@
 
 python bench/encode/run.py speed --peer-python DIR/bin/python     in turn, on a quiet machine → results/encode.json
 python bench/encode/run.py first-step                             `tutelage train` until its first step → results/first-step.json
-python bench/encode/run.py flat                                   1,000 and 100,000 rows, a tiny model → results/flat.json
+python bench/encode/run.py flat                                   30 steps of 1,000 and of 100,000 rows → results/flat.json
 """
 
 import argparse
@@ -16,9 +16,6 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from tutelage.train.manifest import machine, now, versions
 
@@ -41,11 +38,13 @@ def distinct_rows(folder: Path, count: int, file: Path) -> None:
 
 
 def answer(command: list[str], store: Path) -> dict[str, Any]:
-    """The JSON document on the last line that `command` prints."""
+    """The JSON document that `command` prints last."""
     print("$", " ".join(command), file=sys.stderr, flush=True)
     environment = {**os.environ, "TUTELAGE_ENCODED": str(store), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=True, text=True)
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    lines = done.stdout.strip().splitlines()
+    begins = max(i for i, line in enumerate(lines) if line.startswith("{"))
+    found: dict[str, Any] = json.loads("\n".join(lines[begins:]))
     return found
 
 
@@ -111,21 +110,12 @@ def time_to_first_step(recipe: Path, out: Path, store: Path) -> float:
 
 def flat(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Tokens/s of the steps and peak memory of the same number of steps on few rows and on many."""
-    model = work / "model"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=49152, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=2048, bos_token_id=1, eos_token_id=2, tie_word_embeddings=True,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(model)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
-        shutil.copy(MODEL / name, model / name)
     found = {}
     for count in options.counts:
         rows = work / f"rows-{count}.jsonl"
         distinct_rows(options.data, count, rows)
         command = [
-            sys.executable, "-m", "tutelage", "train", str(HERE / "flat.yaml"), "--json", "--set", f"model={model}",
+            sys.executable, "-m", "tutelage", "train", str(HERE / "flat.yaml"), "--json", "--set", f"model={MODEL}",
             "--set", f"data.train={rows}",
         ]  # fmt: skip
         runs = []
