@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 
+from tutelage.data.prepare import prepare
 from tutelage.engine.nf4 import plain_values
 from tutelage.errors import RecipeError
 from tutelage.methods.qlora import quantised
@@ -19,7 +20,7 @@ from tutelage.runs import read_json
 from tutelage.tasks import TASKS
 from tutelage.train import checkpoint
 from tutelage.train.loop import TrainState, accumulate, restore, training
-from tutelage.train.material import Material, gather
+from tutelage.train.material import Material, accepted, gather
 from tutelage.train.outcome import write_model
 from tutelage.train.setup import build_state, choose_plan
 
@@ -82,11 +83,13 @@ def test_every_task_stands_here() -> None:
 
 @every
 def test_it_learns_eight_rows(task: str, kind: str, method: str, made: Made, rows_file: Made, tmp_path: Path) -> None:
-    material, state = build(recipe_for(task, kind, method, made, rows_file), tmp_path)
+    recipe = recipe_for(task, kind, method, made, rows_file)
+    material, state = build(recipe, tmp_path)
     losses = [event.loss for event in training(state) if event.event == "step"]
     assert losses[-1] < 0.5 * losses[0], losses[::8]
     if task in ("classify", "verbalised", "tag", "extract"):
-        predictions = material.task.predict(state.backbone, material.prepared.train, state.plan)
+        rows = prepare(recipe.data, seed=recipe.seed, accepts=lambda source: accepted(recipe, source)).train
+        predictions = material.task.predict(state.backbone, rows, state.plan)
         right = [p.output in p.texts if task == "extract" else p.output == p.reference for p in predictions]
         assert len(predictions) == 8
         assert sum(right) >= 6, predictions

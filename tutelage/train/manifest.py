@@ -75,7 +75,7 @@ def new_manifest(recipe: Recipe, material: Material, same: dict[str, Any]) -> di
         "machine": machine(),
         "model": {"name": recipe.model, "source": fetched.source, "path": str(fetched.path.resolve()),
                   "sha256": fetched.sha256, "architecture": info.architecture, "parameters": info.parameters},
-        "data": {"fingerprint": prepared.fingerprint, "counts": prepared.counts(), "formats": prepared.formats,
+        "data": {"fingerprint": prepared.fingerprint, "counts": material.counts, "formats": prepared.formats,
                  "dropped": {reason: reasons.count(reason) for reason in sorted({*reasons})}, "overlap": prepared.overlap},
         "identity": same,
         "plan": choose_plan(recipe).as_json(),

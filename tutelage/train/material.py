@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Material:
-    """What a recipe trains on, checked."""
+    """What a recipe trains on, checked. Training rows are given up once there are tokens of them."""
 
-    prepared: Prepared
+    prepared: Prepared  # without its training rows
+    counts: dict[str, int]  # rows per split
     fetched: Fetched
     task: Bound
     train: Fitted
@@ -98,7 +99,9 @@ def gather(
         )  # fmt: skip
     contract = bound.contract(prepared.train, train)
     tokens = hashlib.sha256((first + second).encode()).hexdigest()
-    return Material(prepared, fetched, bound, train, validation, contract, tokens, loaded[0] if loaded else None)
+    model = loaded[0] if loaded else None
+    rest = replace(prepared, train=())
+    return Material(rest, prepared.counts(), fetched, bound, train, validation, contract, tokens, model)
 
 
 def fitted(

@@ -30,7 +30,7 @@ def preview(
         "dropped": len(material.dropped),
         "dropped_rows": dropped,
         "data": {
-            "counts": material.prepared.counts(),
+            "counts": material.counts,
             "formats": material.prepared.formats,
             "overlap": material.prepared.overlap,
             "fingerprint": material.prepared.fingerprint,

@@ -162,7 +162,7 @@ def missing_memory_said(folder: Path) -> Iterator[None]:
 
 def notes(material: Material) -> Iterator[str]:
     """Sentences about the data that its owner should read before hours pass."""
-    counts = material.prepared.counts()
+    counts = material.counts
     yield f"data: {counts['train']} training rows, {counts['validation']} held out, {len(material.dropped)} dropped"
     for kind, count in material.prepared.overlap.items():
         if count:
