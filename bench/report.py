@@ -8,6 +8,7 @@ from harness.task_tables import tasks_section
 
 SECTIONS = {
     "speed-lora.json": speed_section,
+    "speed-lora-amx.json": speed_section,
     "speed-full.json": speed_section,
     "speed-qlora.json": speed_section,
     "speed-first.json": first_section,
@@ -29,7 +30,8 @@ def main() -> None:
     ]
     for name, section in SECTIONS.items():
         found = load(name)
-        lines += section(found) if found else [f"## {name.removesuffix('.json')}", "", "Not measured yet.", ""]
+        title, *rest = section(found) if found else [f"## {name.removesuffix('.json')}", "", "Not measured yet.", ""]
+        lines += [f"{title}, on a processor with AMX" if found and "-amx" in name else title, *rest]
     lines += tasks_section()
     (BENCH / "RESULTS.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     speeds = {method: load(f"speed-{method}.json") for method in ("lora", "full")}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer
 
-from tutelage.generate.text import StopTexts, pieces
+from tutelage.generate.text import Decoder, StopTexts, pieces
 
 
 def given_ids(ids: list[int], reason: str = "stop") -> Generator[int, None, str]:
@@ -107,3 +107,15 @@ def test_only_what_may_become_a_stop_text_is_held_back() -> None:
     assert stream.push("D of it") == ""
     assert stream.stopped
     assert stream.push("more") == ""
+
+
+@given(st.text(max_size=30), st.lists(st.integers(0, 4), max_size=60))
+def test_ids_in_bursts_give_the_same_text_as_all_at_once(text: str, sizes: list[int]) -> None:
+    ids = list(text.encode())
+    decoder, told, at = Decoder(lambda ids: bytes(ids).decode(errors="replace")), "", 0
+    for size in sizes:
+        told += decoder.push(*ids[at : at + size])
+        at += size
+        assert text.startswith(told)
+    told += decoder.push(*ids[at:])
+    assert told + decoder.finish() == text

@@ -14,6 +14,7 @@ from tutelage.models.load import load_model
 from tutelage.serve import engine as engines
 from tutelage.serve.engine import Engine
 from tutelage.serve.limits import Limits
+from tutelage.serve.problems import ApiError
 
 PROMPT, TOKENS = [1, 7, 9, 30], 60
 
@@ -50,10 +51,26 @@ def test_tokens_come_in_order_the_first_and_the_end_at_once(model_folder: Callab
 def test_without_a_time_for_bursts_every_token_is_told_alone(
     model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "BURST", 0.0)
+    monkeypatch.setattr(engines, "burst_seconds", lambda streams: 0.0)
     engine = Engine(PlainRunner(load_model(model_folder("llama"), dtype=torch.float32)), Limits(), threads=1)
     try:
         bursts = asyncio.run(bursts_of(engine))
     finally:
         engine.stop()
     assert [len(burst) for burst in bursts[:-1]] == [1] * (TOKENS - 1)
+
+
+def test_many_streams_share_the_events_of_a_second_and_none_waits_long() -> None:
+    assert [engines.burst_seconds(streams) for streams in (0, 1, 2, 6, 64)] == [1 / 30, 1 / 30, 1 / 30, 0.1, 1 / 8]
+
+
+def test_an_answer_that_takes_too_long_ends_with_408(model_folder: Callable[[str], Path]) -> None:
+    runner = PlainRunner(load_model(model_folder("llama"), dtype=torch.float32))
+    engine = Engine(runner, Limits(seconds=0.0), threads=1)
+    try:
+        with pytest.raises(ApiError) as caught:
+            asyncio.run(bursts_of(engine))
+    finally:
+        engine.stop()
+    assert caught.value.status_code == 408
+    assert not engine.streams

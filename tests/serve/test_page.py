@@ -140,7 +140,7 @@ def test_40_payloads_stay_text(page: Any, monkeypatch: pytest.MonkeyPatch) -> No
     choose(page, "other", "")
     for payload in PAYLOADS:
         said = iter([payload])
-        monkeypatch.setattr(Decoder, "push", lambda self, token, said=said: next(said, ""))
+        monkeypatch.setattr(Decoder, "push", lambda self, *tokens, said=said: "".join(next(said, "") for _ in tokens))
         monkeypatch.setattr(Decoder, "finish", lambda self: "")
         page.find_element("id", "new").click()
         ask(page, payload, 2)

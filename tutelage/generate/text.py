@@ -19,9 +19,9 @@ class Decoder:
         self.window: list[int] = []  # ids [0, old) are given out and kept as context for the rest
         self.old = 0
 
-    def push(self, token: int) -> str:
-        """The text that this id completes; "" while a character is unfinished."""
-        self.window.append(token)
+    def push(self, *tokens: int) -> str:
+        """The text that these ids complete; "" while a character is unfinished."""
+        self.window += tokens
         before, now = self.decode(self.window[: self.old]), self.decode(self.window)
         if len(now) <= len(before) or now.endswith(REPLACEMENT):
             return ""

@@ -1,7 +1,8 @@
 """Streams of ids as the text, log-probabilities and ends of choices, for either route."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +82,14 @@ class Request:
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """The choices' pieces as they come, those of all choices mixed; each choice ends with a `finish`."""
+        if len(self.streams) == 1:  # as nearly always: no task and no second queue
+            try:
+                async with aclosing(self._choice(0, self.streams[0])) as choice:
+                    async for each in choice:
+                        yield each
+            finally:
+                self.close()
+            return
         ready: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
 
         async def follow(index: int, stream: Stream) -> None:
@@ -107,24 +116,25 @@ class Request:
                 task.cancel()
             self.close()
 
-    async def _choice(self, index: int, stream: Stream) -> AsyncIterator[Piece]:
+    async def _choice(self, index: int, stream: Stream) -> AsyncGenerator[Piece]:
         tokenizer = self.model.template.tokenizer
         decoder, stops = Decoder(lambda ids: str(tokenizer.decode(ids, **DECODING))), StopTexts(self.wanted.stops)
         behind: list[Output] = []
         async for burst in self.model.engine.outputs(stream):
             text, finish = "", None
-            for output in burst:
-                if output.token is not None:
-                    self.usage.completion += 1
-                    self.usage.shared = max(self.usage.shared, stream.job.shared)
-                    behind.append(output)
-                    text += stops.push(decoder.push(output.token))
-                    if stops.stopped:
-                        yield Piece(index, text, tuple(behind), "stop")
-                        return
-                if output.reason is not None:
-                    text += stops.push(decoder.finish()) + stops.finish()
-                    finish = FINISH[output.reason]
+            self.usage.shared = max(self.usage.shared, stream.job.shared)
+            told = [output for output in burst if output.token is not None]
+            # token by token only where one may end a stop text: those behind it do not count
+            for part in [[output] for output in told] if self.wanted.stops else [told]:
+                self.usage.completion += len(part)
+                behind += part
+                text += stops.push(decoder.push(*(output.token for output in part if output.token is not None)))
+                if stops.stopped:
+                    yield Piece(index, text, tuple(behind), "stop")
+                    return
+            if (reason := burst[-1].reason) is not None:
+                text += stops.push(decoder.finish()) + stops.finish()
+                finish = FINISH[reason]
             if text or finish is not None:
                 yield Piece(index, text, tuple(behind), finish)
                 behind = []
