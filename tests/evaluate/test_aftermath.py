@@ -41,9 +41,11 @@ def test_it_can_be_switched_off_and_that_changes_no_run(recipe: dict[str, Any], 
     off = tutelage.train(make_recipe({**recipe, "forgetting": False}), out=str(tmp_path / "run"))
     assert off["forgetting"] is None
     assert "What was forgotten" not in (tmp_path / "run" / "report.html").read_text()
-    assert (
-        tutelage.train(make_recipe(recipe), out=str(tmp_path / "run"))["forgetting"] is None
-    )  # finished: nothing to do
+    events = (tmp_path / "run" / "events.jsonl").read_bytes()
+    on = tutelage.train(make_recipe(recipe), out=str(tmp_path / "run"))  # finished: only this is left to do
+    assert on["forgetting"]["rows"] > 0
+    assert "What was forgotten" in (tmp_path / "run" / "report.html").read_text()
+    assert (tmp_path / "run" / "events.jsonl").read_bytes() == events
     assert read_json(tmp_path / "run" / "manifest.json")["status"] == "finished"
 
 
