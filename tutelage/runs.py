@@ -7,7 +7,6 @@ checkpoints/     step-00000100/ ...             model/          a PEFT adapter o
 forgetting.json  probes before and after        report.html     all of it for a reader
 """
 
-import errno
 import fcntl
 import json
 import math
@@ -15,7 +14,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -94,24 +93,31 @@ def create(folder: Path) -> Path:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder against other processes that would train into it; the lock ends with the process."""
+def held(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a folder against other processes, without `wait` or BlockingIOError; the lock ends with the process."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            raise
-        raise OutputError(
-            "another process works in this run folder",
-            where=str(folder),
-            fix="wait for it or stop it, or choose another `out`",
-        ) from error
-    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except PermissionError as error:  # how some file systems say it
+            raise BlockingIOError(*error.args) from error
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder against other processes that would train into it."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(folder, wait=False))
+        except BlockingIOError as error:
+            raise OutputError(
+                "another process works in this run folder", where=str(folder),
+                fix="wait for it or stop it, or choose another `out`",
+            ) from error  # fmt: skip
+        yield
 
 
 def find_run(name: str | Path) -> Path:

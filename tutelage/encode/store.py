@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from tutelage.encode.rows import Columns, Rows
 from tutelage.encode.template import Template
 from tutelage.errors import OutputError, TutelageError
-from tutelage.models.cache import cache_root, locked, workspace
-from tutelage.runs import read_json, write_json
+from tutelage.models.cache import cache_root, workspace
+from tutelage.runs import held, read_json, write_json
 
 ENCODER = 1  # raise it with every change of what is encoded
 MANIFEST = "manifest.json"
@@ -158,7 +158,7 @@ def _mapped(path: Path, kind: str) -> NDArray[Any]:
 
 def _publish(made: Path, final: Path) -> None:
     """Give the store its name; a good one that another process has published meanwhile stays."""
-    with locked(final.parent):
+    with held(final.parent):
         if final.exists():
             if _read(final) is not None:
                 return
@@ -168,7 +168,7 @@ def _publish(made: Path, final: Path) -> None:
 
 def _make_room(used: Path) -> None:
     """Remove the least recently used stores until all together are small enough; `used` stays."""
-    with locked(used.parent):
+    with held(used.parent):
         stores = [folder for folder in used.parent.iterdir() if (folder / MANIFEST).is_file() and folder != used]
         stores.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
         total = _size(used)

@@ -4,19 +4,17 @@ A model is made in a workspace beside its final place and appears there by renam
 holds a lock on it, which ends with the process: a workspace that nobody holds is a leftover and is removed.
 """
 
-import errno
-import fcntl
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tutelage.errors import OutputError, TutelageError
 from tutelage.models.safetensors_file import sha256_of, shards
-from tutelage.runs import fsync_folder, read_json, write_json
+from tutelage.runs import fsync_folder, held, read_json, write_json
 
 RECEIPT = "tutelage.json"
 WORKSPACE = ".fetching-"
@@ -77,28 +75,16 @@ def write_receipt(folder: Path, name: str, source: str, licence: str | None) -> 
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold the folder `root` against other processes; the lock ends with the process."""
-    descriptor = os.open(root, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
 def workspace(root: Path) -> Iterator[Path]:
     """An empty folder inside `root` for one fetch, removed at the end; what killed processes left is removed first."""
     folder = root / f"{WORKSPACE}{uuid.uuid4().hex[:12]}"
-    descriptor = -1
+    holding = ExitStack()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with locked(root):
+        with held(root):
             _remove_leftovers(root)
             folder.mkdir()
-            descriptor = os.open(folder, os.O_RDONLY)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            holding.enter_context(held(folder))
         yield folder
     except OSError as error:
         why = error.strerror or str(error)
@@ -107,27 +93,18 @@ def workspace(root: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if descriptor >= 0:
-            os.close(descriptor)
+        holding.close()
 
 
 def _remove_leftovers(root: Path) -> None:
     for folder in root.glob(f"{WORKSPACE}*"):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-        else:
+        with suppress(BlockingIOError), held(folder, wait=False):  # another process works in it
             shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(descriptor)
 
 
 def publish(made: Path, final: Path) -> Receipt:
     """Move the complete folder `made` to `final`; where another process was faster, its copy stays and is returned."""
-    with locked(final.parent):
+    with held(final.parent):
         if final.exists():
             try:
                 return read_receipt(final)
