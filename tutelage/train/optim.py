@@ -179,12 +179,11 @@ class Optimizer:
             for name, parameter in parameters.items():
                 master = self.masters[name]
                 if name in self.rows:
-                    half = parameter.dtype == torch.bfloat16
-                    parameter.index_copy_(
-                        0, self.rows[name], rounded(master, name) if half else master.to(parameter.dtype)
-                    )
+                    part = torch.empty_like(master, dtype=parameter.dtype)
+                    _publish_into(part, master, name)
+                    parameter.index_copy_(0, self.rows[name], part)
                 elif master is not parameter:
-                    _publish_whole(name, master, parameter)
+                    _publish_into(parameter, master, name)
 
     def state(self) -> dict[str, Tensor]:
         """Masters and Adam's moments as named tensors, for a checkpoint."""
@@ -213,8 +212,8 @@ class Optimizer:
         self._publish(self.known)
 
 
-def _publish_whole(name: str, master: Tensor, parameter: Tensor) -> None:
-    if parameter.dtype == torch.bfloat16 and parameter.is_contiguous() and master.is_contiguous():
-        rounded(master, name, into=parameter)
+def _publish_into(stored: Tensor, master: Tensor, name: str) -> None:
+    if stored.dtype == torch.bfloat16 and stored.is_contiguous() and master.is_contiguous():
+        rounded(master, name, into=stored)
     else:
-        parameter.copy_(master)
+        stored.copy_(master)
