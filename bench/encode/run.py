@@ -17,9 +17,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tutelage.train.manifest import machine, now, versions
-
 HERE, ROOT = Path(__file__).resolve().parent, Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "bench"))
+
+from harness.contenders import beside  # noqa: E402
+
+from tutelage.train.manifest import machine, now, versions  # noqa: E402
+
 RESULTS = ROOT / "bench" / "results"
 MODEL = Path.home() / ".cache" / "tutelage" / "models" / "smollm2-135m"
 
@@ -132,7 +136,7 @@ def main() -> None:
     """Measure, and write the result with the machine and versions beside it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["speed", "first-step", "flat"])
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "dolly")
+    parser.add_argument("--data", type=Path, default=beside("shared") / "data" / "dolly")
     parser.add_argument("--rows", type=int, default=20000)
     parser.add_argument("--counts", type=int, nargs=2, default=[1000, 100000])
     parser.add_argument("--repetitions", type=int, default=5)
