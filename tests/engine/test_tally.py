@@ -51,3 +51,15 @@ def test_what_is_as_wide_as_the_vocabulary_has_its_own_label() -> None:
     with tally, tally.wide("loss", 11):
         logits, hidden = torch.empty(3, 11, device="meta"), torch.empty(3, 4, device="meta")
     assert tally.live == {"loss": logits.nbytes, "weights": hidden.nbytes}
+
+
+def test_what_is_changed_in_place_holds_nothing_and_its_products_count() -> None:
+    tally = Tally()
+    with tally:
+        into, a, b = (torch.empty(shape, device="meta") for shape in ((3, 7), (3, 5), (5, 7)))
+        held = tally.bytes
+        assert into.addmm_(a, b).mul_(2).add_(1) is into
+        assert (tally.bytes, tally.peak.total()) == (held, held)
+        into.squeeze_(0).transpose_(0, 1)
+    assert into.shape == (7, 3)
+    assert tally.operations == 2 * 3 * 5 * 7

@@ -8,7 +8,7 @@ import pytest
 
 from tutelage.engine.memory import Room
 from tutelage.recipe import Recipe, make_recipe
-from tutelage.train.budget import fit_budget, most_tokens, need_of
+from tutelage.train.budget import fit_budget, most_tokens, need_of, plainly_fits
 from tutelage.train.estimate import estimate_line, memory_of, work_of
 from tutelage.train.loop import TrainState, training
 from tutelage.train.material import Material, gather
@@ -50,6 +50,15 @@ def test_what_fits_is_left_alone(state: TrainState, sketch: Sketch) -> None:
     said: list[str] = []
     fit_budget(state, sketch, said.append, Room(2**40, "free memory", False))
     assert (state.plan.tokens, state.plan.room_mib, said) == (4096, 2**20, [])
+
+
+def test_what_fits_twice_over_takes_one_walk_and_the_rest_three(sketch: Sketch) -> None:
+    fullest = sketch.walk(fullest_rows(sketch.state))
+    assert plainly_fits(sketch, 2**40)
+    assert len(sketch.walks) == 1
+    need = need_of(sketch).of(most_tokens(sketch.state))
+    assert not plainly_fits(sketch, 2 * fullest.beyond_weights)
+    assert not plainly_fits(sketch, 1.9 * need)  # never where the exact way would see less than half of the room free
 
 
 def test_what_does_not_fit_is_lowered_aloud_to_what_does(state: TrainState, sketch: Sketch) -> None:

@@ -11,7 +11,7 @@ from tutelage.engine.memory import Room, room
 from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import OutOfMemoryError, TutelageError
 from tutelage.recipe import Method, Recipe
-from tutelage.train.budget import fitting
+from tutelage.train.budget import fitting, plainly_fits
 from tutelage.train.estimate import MEMORY_RANGE, MIB
 from tutelage.train.material import Material
 from tutelage.train.sketch import Sketch, lengths_of, sketched
@@ -37,10 +37,15 @@ def least_bytes(sketch: Sketch, free: float) -> tuple[bool, float]:
 
     Weights that stay in their file count too: without them in the page cache every step would read the disk.
     """
-    parameters = sum(p.nbytes for p in sketch.state.backbone.model.parameters())
+    parameters = parameter_bytes(sketch)
     fit = fitting(sketch, free - parameters)
     longest = int(lengths_of(sketch.state.train_rows).max())
     return fit.fits, parameters + fit.need.of(longest)
+
+
+def parameter_bytes(sketch: Sketch) -> int:
+    """Of the whole model."""
+    return sum(p.nbytes for p in sketch.state.backbone.model.parameters())
 
 
 def proposals(recipe: Recipe, material: Material, plan: ExecutionPlan, free: float) -> Iterator[Proposal]:
@@ -86,8 +91,10 @@ def refuse_what_cannot_fit(recipe: Recipe, material: Material, sketch: Sketch, f
     free = free or room()
     if free is None or sketch.device == "cuda":
         return
-    plan = sketch.plan
-    fits, least = least_bytes(sketch, free.bytes / MEMORY_RANGE[0])
+    plan, most = sketch.plan, free.bytes / MEMORY_RANGE[0]
+    if plainly_fits(sketch, most - parameter_bytes(sketch)):
+        return
+    fits, least = least_bytes(sketch, most)
     sketch.adopt(plan)
     if fits:
         return
