@@ -113,7 +113,7 @@ def recipe(means: Means, seed: int, of: Files, model: str, threads: int, out: Pa
     values = {
         "model": model, "data": {"train": sources}, "method": means.method, "max_tokens": 512, "over_length": "truncate",
         "optim": {"learning_rate": means.rate, "epochs": 1, "batch_size": 8}, "seed": seed, "threads": threads,
-        "out": str(out), "precision": "bf16",
+        "out": str(out), "precision": "bf16", "forgetting": False,  # scored here
     }  # fmt: skip
     return make_recipe({**values, **means.keys})
 
