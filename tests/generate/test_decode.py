@@ -1,3 +1,4 @@
+import warnings
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tutelage.errors import DataError
+from tutelage.generate.batch import generate
 from tutelage.generate.decode import Memory, context_limit, stream
 from tutelage.generate.sampling import Sampling
 
@@ -43,6 +45,15 @@ def test_greedy_is_what_transformers_generates(load: Callable[[str], Any], kind:
     ids, reason = run(stream(model, PROMPT, sampling=GREEDY, stop_ids=NO_STOP, max_tokens=30))
     assert ids == generated(model, PROMPT, 30)
     assert reason == "length"
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_the_cache_is_passed_by_the_name_that_the_model_knows(load: Callable[[str], Any], kind: str) -> None:
+    model = load(kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        run(stream(model, PROMPT, sampling=GREEDY, stop_ids=NO_STOP, max_tokens=2))
+        generate(model, [PROMPT, PROMPT[:3]], stop_ids=NO_STOP, max_tokens=2)
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral"])

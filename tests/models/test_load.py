@@ -8,7 +8,7 @@ from transformers import BertConfig, BertForSequenceClassification, T5Config, T5
 from transformers.utils import logging
 
 from tutelage.errors import ModelError
-from tutelage.models.load import load_model, load_tokenizer
+from tutelage.models.load import load_model, load_tokenizer, save_model
 
 
 def change(path, keys):
@@ -31,6 +31,14 @@ def test_loading_is_silent_and_leaves_the_settings_alone(tiny_folder, capfd):
     load_tokenizer(tiny_folder)
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
     assert capfd.readouterr() == ("", "")
+
+
+def test_saving_is_silent_and_the_same_model_is_loaded(tiny_folder, tmp_path, capfd):
+    model = load_model(tiny_folder, dtype=torch.float32)
+    save_model(model, tmp_path / "saved")
+    assert capfd.readouterr() == ("", "")
+    again = load_model(tmp_path / "saved", dtype=torch.float32).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from tutelage.encode.template import Template
 from tutelage.export.folder_replica import FolderReplica
 from tutelage.export.types import EXPORTERS, Bounds, Replica, Source
 from tutelage.methods.opening import load_located
-from tutelage.models.load import load_model, load_tokenizer
+from tutelage.models.load import load_model, load_tokenizer, save_model
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Half precision rounds each weight to 8 or 11 bits; its bounds leave room for that, and for nothing else.
@@ -30,7 +30,7 @@ class Merged:
         model.generation_config.do_sample = False  # or transformers refuses to write a config that sets temperatures
         for unused in ("temperature", "top_p", "top_k", "min_p"):
             setattr(model.generation_config, unused, None)
-        model.save_pretrained(folder, safe_serialization=True)
+        save_model(model, folder)
         save_tokenizer(source, folder)
 
     def reopen(self, source: Source, folder: Path) -> Replica:

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from tutelage.engine.attention import NAME, switch_off
 from tutelage.errors import DataError, OutOfMemoryError, Problem
-from tutelage.generate.decode import Reason, context_limit
+from tutelage.generate.decode import Reason, cache_argument, context_limit
 from tutelage.generate.sampling import Sampling, next_id
 
 Ids = Sequence[int] | NDArray[Any]
@@ -143,7 +143,8 @@ def _choose(row: _Row, logits: torch.Tensor, sampling: Sampling) -> int:
 def _forward(model: Any, given: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
     """[B, V]: the logits behind the last of `given` [B, T]; mask [B, everything so far]."""
     positions = (mask.cumsum(1) - 1).clamp_min(0)[:, -given.shape[1] :]
-    extra = {"position_ids": positions} if "position_ids" in signature(model.forward).parameters else {}
-    out = model(input_ids=given, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **extra)
+    extra: dict[str, Any] = {"position_ids": positions} if "position_ids" in signature(model.forward).parameters else {}
+    extra[cache_argument(model)] = cache
+    out = model(input_ids=given, attention_mask=mask, use_cache=True, logits_to_keep=1, **extra)
     logits: torch.Tensor = out.logits[:, -1]
     return logits

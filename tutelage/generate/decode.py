@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -26,6 +27,11 @@ def context_limit(model: Any) -> int | None:
     """The most positions that the model's config promises, if it says."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def cache_argument(model: Any) -> str:
+    """What the model's forward calls its cache: `cache` where that exists (from transformers 5.24 on the other name warns)."""
+    return "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
 
 
 def stream(
@@ -97,7 +103,9 @@ def read(model: Any, ids: list[int], memory: Memory) -> torch.Tensor:
         if memory.cache is None:
             memory.cache = DynamicCache(config=model.config)
         try:
-            out = model(input_ids=given, past_key_values=memory.cache, use_cache=True, logits_to_keep=1)
+            out = model(
+                input_ids=given, use_cache=True, logits_to_keep=1, **{cache_argument(model): memory.cache}
+            )  # fmt: skip
         except BaseException:  # interrupted half-way: some layers have seen these ids and some have not
             memory.cache, memory.ids = None, ()
             raise

@@ -7,6 +7,7 @@ from tutelage.errors import RecipeError
 from tutelage.methods.fresh import fresh_modules, is_inside
 from tutelage.methods.patterns import matching
 from tutelage.methods.types import METHODS, Trainable, trainable_of
+from tutelage.models.load import save_model
 from tutelage.recipe import FullSpec
 
 
@@ -39,8 +40,8 @@ class Full:
         return trainable
 
     def save(self, model: Any, spec: FullSpec, folder: Path, *, base: str) -> None:
-        """Through transformers' own writer, which reverses what its loader renamed."""
-        model.save_pretrained(folder, safe_serialization=True)
+        """The whole model."""
+        save_model(model, folder)
 
 
 METHODS.add("full")(Full())

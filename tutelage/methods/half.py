@@ -16,6 +16,7 @@ from torch import nn
 from tutelage.errors import ModelError
 from tutelage.methods.parts import Part, parts_of
 from tutelage.methods.types import METHODS, Draw, Trainable
+from tutelage.models.load import save_model
 from tutelage.recipe import HalfSpec
 
 
@@ -70,8 +71,8 @@ class Half:
         return Halves(dict(model.named_parameters()), parts, seed, spec.round).enter(0)
 
     def save(self, model: Any, spec: HalfSpec, folder: Path, *, base: str) -> None:
-        """Through transformers' own writer, as full fine-tuning does."""
-        model.save_pretrained(folder, safe_serialization=True)
+        """The whole model, as full fine-tuning does."""
+        save_model(model, folder)
 
 
 METHODS.add("half")(Half())

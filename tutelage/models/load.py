@@ -60,6 +60,12 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def save_model(model: Any, folder: Path) -> None:
+    """Config and weights as safetensors through transformers' own writer, which reverses what its loader renamed."""
+    with _quiet():
+        model.save_pretrained(folder, safe_serialization=True)
+
+
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a model folder, exactly as its tokenizer.json says.
 
