@@ -109,11 +109,14 @@ def _rules(model: Any) -> Iterator[Apply]:
 
 
 def _rule(model: Any, hidden: list[Tensor], theirs: list[Tensor]) -> tuple[Apply | None, bool]:
-    """The head rule that gives the model's own outputs, and whether it reads the last token of a row."""
+    """The head rule that gives the model's own outputs, and whether it reads the last token of a row.
+
+    Decoders are asked for the last one first: of a model without values (`engine/tally.py`) every rule is right.
+    """
     pooled = theirs[0].shape[0] == 1 and hidden[0].shape[0] > 1
     expected = torch.cat(theirs)
     for rule in _rules(model):
-        for last in (False, True) if pooled else (False,):
+        for last in sorted((False, True), reverse=_is_causal(model)) if pooled else (False,):
             at = -1 if last else 0
             given = torch.stack([h[at] for h in hidden]) if pooled else torch.cat(hidden)
             try:
