@@ -15,6 +15,7 @@ SECTIONS = {
     "quality-lora.json": quality_section,
     "quality-full.json": quality_section,
     "quality-qlora.json": quality_section,
+    "quality-qlora-calibrated.json": quality_section,
     "length.json": length_section,
     "correctness.json": correctness_section,
 }

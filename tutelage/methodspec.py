@@ -71,4 +71,8 @@ class QloraSpec(LoraSpec):
     kind: Literal["qlora"] = "qlora"  # type: ignore[assignment]
     quant_type: Literal["nf4"] = Field("nf4", description="4-bit NormalFloat")
     double_quant: bool = Field(True, description="quantise the scales too: 4.127 bits per weight instead of 4.5")
-    block_size: Literal[32, 64, 128, 256, 512, 1024] = Field(64, description="weights that share a scale")
+    block_size: Literal[16, 32, 64, 128, 256, 512, 1024] = Field(64, description="weights that share a scale")
+    calibrate: int = Field(
+        0, ge=0, description="round the weights by what this many training rows do to them (GPTQ, arXiv 2210.17323); 0: to "
+        "the nearest value",
+    )  # fmt: skip

@@ -9,7 +9,12 @@ from harness.results import spread
 Result = dict[str, Any]
 # What issues 3 and 5 want: times TRL's best, times the fastest peer, share of the limit, share of TRL's memory.
 WANTED = {"lora": (6.5, 5.5, 0.60, 0.25), "full": (5.0, None, None, 0.50), "qlora": (3.0, None, None, None)}
-TITLES = {"lora": "LoRA", "full": "full fine-tuning", "qlora": "QLoRA"}
+TITLES = {
+    "lora": "LoRA",
+    "full": "full fine-tuning",
+    "qlora": "QLoRA",
+    "qlora-calibrated": "QLoRA on a calibrated base",
+}
 WANTED_QUALITY = 0.97
 TOOL_NAMES = {"tutelage": "tutelage", "trl": "TRL", "litgpt": "LitGPT", "llamafactory": "LLaMA-Factory"}
 CHECK_NAMES = {

@@ -3,6 +3,7 @@
 python bench/quality/run.py lora       train every seed with both, score all → results/quality-lora.json
 python bench/quality/run.py full       the same for full fine-tuning → results/quality-full.json
 python bench/quality/run.py qlora      QLoRA beside LoRA, both ours, over the untouched model → results/quality-qlora.json
+python bench/quality/run.py qlora-calibrated      the same on a calibrated base in blocks of 16
 
 What is trained or scored already is kept, so it may be stopped, and done in parts (--tools, --seeds); the result is
 written by the call after which nothing is missing. TRL runs in bf16 autocast, 1 row per pass and 8 accumulated.
@@ -27,7 +28,12 @@ from tutelage.train.manifest import machine, now  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 RESAMPLES = 5000
-OTHER = {"lora": "trl", "full": "trl", "qlora": "lora"}  # what ours is held to; "lora" is ours too
+OTHER = {
+    "lora": "trl",
+    "full": "trl",
+    "qlora": "lora",
+    "qlora-calibrated": "lora",
+}  # what ours is held to; "lora" is ours too
 CALLED = {"trl": "TRL", "lora": "LoRA"}
 
 

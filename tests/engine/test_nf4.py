@@ -22,7 +22,7 @@ from tutelage.engine.nf4 import (
 from tutelage.engine.tally import Tally
 
 SHAPES = [(48, 128), (48, 100), (64, 96), (7, 33), (1, 64), (1200, 1024)]  # rows of whole blocks, of parts; odd; large
-HOW = [Quantisation(), Quantisation(double=False), Quantisation(block_size=256), Quantisation(32)]
+HOW = [Quantisation(), Quantisation(double=False), Quantisation(block_size=256), Quantisation(32), Quantisation(16)]
 
 
 def layer(

@@ -1,19 +1,20 @@
 """Frozen linear weights in 4-bit NormalFloat with double quantisation (QLoRA: Dettmers et al. 2023, arXiv 2305.14314 §3).
 
-Blocks of 64 values share a scale; a value is one of 16 quantiles of the normal distribution, in 4 bits. With double
-quantisation the scales themselves are 8-bit, 256 of them sharing an fp32 one. bitsandbytes' functions quantise and dequantise;
-its Linear4bit is not used: on AVX512-BF16 processors it repacks its weight at the first evaluation, and then loses the
+Blocks of 64 values (or 16 to 1,024) share a scale; a value is one of 16 quantiles of the normal distribution, in 4 bits. With
+double quantisation the scales themselves are 8-bit, 256 of them sharing an fp32 one. bitsandbytes' functions quantise and
+dequantise; its Linear4bit is not used: on AVX512-BF16 processors it repacks its weight at the first evaluation, and then loses the
 input's gradient. Here a weight is dequantised for each product, forward and backward alike, and nothing of it is kept.
 """
 
 import functools
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 from transformers.pytorch_utils import Conv1D
 
 from tutelage.engine.linear import BaseLinear
@@ -24,14 +25,16 @@ DEQUANTISED_AT_ONCE = (
     1 << 20
 )  # beyond about 32 MB the allocator maps a result anew each time, which costs more than to copy it
 SCALES_PER_OUTER = 256
+SMALLEST = 32  # values in a block of bitsandbytes' kernels; ours of 16 are read by them as if all scales were 1
 
 
 @dataclass(frozen=True)
 class Quantisation:
-    """How weights are stored. `double`: whether the scales are quantised too."""
+    """How weights are stored. `double`: whether the scales are quantised too. `blocks`: a file that has codes and scales ready."""
 
     block_size: int = 64  # values per scale
     double: bool = True
+    blocks: Path | None = None
 
     @property
     def bits(self) -> float:
@@ -74,6 +77,9 @@ class Scratch:
         return known[:values]
 
 
+Coded = tuple[Tensor, Tensor]  # codes [values / 2], two in a byte, and fp32 scales [values / block]
+
+
 class Nf4Linear(BaseLinear):
     """A linear layer whose weight is NF4 blocks; usable as a module by itself, as layers without an adapter are.
 
@@ -87,13 +93,15 @@ class Nf4Linear(BaseLinear):
     outer: Tensor  # the scales' scales
     compute: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, how: Quantisation, scratch: Scratch) -> None:
-        """From an [out, in] weight, of which nothing is kept. Frozen; a bias stays as it is."""
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, how: Quantisation, scratch: Scratch, coded: Coded | None = None
+    ) -> None:
+        """From an [out, in] weight, of which nothing is kept, or what it is `coded` as. Frozen; a bias stays as it is."""
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.how, self.scratch = how, scratch
         self.offset = 0.0
-        codes, scales = _quantise(weight, how)
+        codes, scales = coded or _quantise(weight, how)
         self.register_buffer("codes", codes)
         if how.double:
             self.offset = float(scales.mean())
@@ -107,11 +115,11 @@ class Nf4Linear(BaseLinear):
         self.added = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     @staticmethod
-    def of(module: nn.Module, how: Quantisation, scratch: Scratch) -> "Nf4Linear":
-        """The quantised form of an nn.Linear or a Conv1D."""
+    def of(module: nn.Module, how: Quantisation, scratch: Scratch, coded: Coded | None = None) -> "Nf4Linear":
+        """The quantised form of an nn.Linear or a Conv1D; `coded` is what its [out, in] weight was rounded to already."""
         inner: Any = module
         weight, turned = inner.weight.detach(), isinstance(module, Conv1D)
-        made = Nf4Linear(weight.t() if turned else weight, inner.bias, how, scratch)
+        made = Nf4Linear(weight.t() if turned else weight, inner.bias, how, scratch, coded)
         made.fan_in_fan_out = turned
         return made
 
@@ -205,47 +213,72 @@ class _FrozenProduct(torch.autograd.Function):
         return ctx.base.matmul_t(gradients[0]), None
 
 
-def _quantise(weight: Tensor, how: Quantisation) -> tuple[Tensor, Tensor]:
-    """Codes [values / 2], two in a byte, and fp32 scales [values / block]; in chunks, which end where blocks do."""
+def _quantise(weight: Tensor, how: Quantisation) -> Coded:
+    """Rounded to the nearest, with the largest value of a block as its scale; in chunks, which end where blocks do."""
     flat = weight.reshape(-1)
     flat = flat.float() if flat.dtype == torch.float64 else flat
     coded = [coded_blocks(part, how.block_size) for part in torch.split(flat, QUANTISED_AT_ONCE)]
     return torch.cat([codes for codes, _ in coded]), torch.cat([scales for _, scales in coded])
 
 
-def coded_blocks(values: Tensor, block: int, *, fast: bool = True) -> tuple[Tensor, Tensor]:
-    """Codes and scales of [n] values. bitsandbytes' torch code for this asks `bucketize`, which on a CPU takes many times what the
-    fifteen comparisons here take, with the same result."""
-    if not fast or values.numel() % block:
+def coded_blocks(values: Tensor, block: int, *, fast: bool = True) -> Coded:
+    """[n] values as bitsandbytes codes them. Its torch code for this asks `bucketize`, which on a CPU takes many times what the
+    fifteen comparisons here take, with the same result; and it knows no blocks below 32."""
+    if block >= SMALLEST and (not fast or values.numel() % block):
         codes, state = functional().quantize_4bit(values, blocksize=block, quant_type="nf4")
         return codes.view(-1), state.absmax
-    each = values.float().view(-1, block)
+    each = pad(values.float(), (0, -values.numel() % block)).view(-1, block)
     scales = each.abs().amax(1)
     scaled = (each * (1.0 / scales.clamp(min=1e-38)).view(-1, 1)).clamp_(-1, 1).view(-1)
+    return packed_codes(nf4_codes(scaled)[: values.numel()]), scales
+
+
+def nf4_codes(scaled: Tensor) -> Tensor:
+    """uint8: which of the 16 values of NF4 is nearest to each."""
     codes, above = torch.zeros_like(scaled, dtype=torch.uint8), torch.empty_like(scaled, dtype=torch.bool)
     for bound in _bounds():
         codes.add_(torch.gt(scaled, bound, out=above))
-    return codes[::2].bitwise_left_shift(4).bitwise_or_(codes[1::2]), scales
+    return codes
+
+
+def packed_codes(codes: Tensor) -> Tensor:
+    """[n / 2]: two of [n] codes in a byte, the first one in its upper half."""
+    even = pad(codes, (0, codes.numel() % 2))
+    return even[::2].bitwise_left_shift(4).bitwise_or_(even[1::2])
+
+
+@functools.cache
+def nf4_table(device: torch.device) -> Tensor:
+    """[16] the values of NF4, fp32."""
+    table: Tensor = functional().get_4bit_type("nf4", device=device)
+    return table
 
 
 @functools.cache
 def _bounds() -> tuple[float, ...]:
     """Where one code ends and the next begins: halfway between the values of NF4."""
-    table: Tensor = functional().get_4bit_type("nf4", device="cpu")
+    table = nf4_table(torch.device("cpu"))
     return tuple(((table[1:] + table[:-1]) / 2).tolist())
 
 
 def _dequantised(codes: Tensor, scales: Tensor, shape: tuple[int, int], dtype: torch.dtype, block: int) -> Tensor:
     bnb = functional()
+    if block < SMALLEST:  # in fp32, or values would be rounded twice
+        count, ones = shape[0] * shape[1], scales.new_ones(-(-shape[0] * shape[1] // 64))
+        state = bnb.QuantState(absmax=ones, shape=(1, count), dtype=torch.float32, blocksize=64, quant_type="nf4")
+        plain = bnb.dequantize_4bit(codes.view(-1, 1), state).view(-1)
+        if count % block:
+            return plain.mul_(scales.repeat_interleave(block)[:count]).to(dtype).view(shape)  # type: ignore[no-any-return]
+        return plain.view(-1, block).mul_(scales.view(-1, 1)).to(dtype).view(shape)  # type: ignore[no-any-return]
     state = bnb.QuantState(absmax=scales, shape=shape, dtype=dtype, blocksize=block, quant_type="nf4")
-    values: Tensor = bnb.dequantize_4bit(codes.view(-1, 1), state)
-    return values
+    values = bnb.dequantize_4bit(codes.view(-1, 1), state)
+    return values  # type: ignore[no-any-return]
 
 
 def plain_values(layer: Nf4Linear) -> Tensor:
     """[out, in] in fp32 by torch alone, as the paper defines it: the reference of every dequantisation here."""
     codes = layer.codes
-    table: Tensor = functional().get_4bit_type("nf4", device=codes.device)
+    table = nf4_table(codes.device)
     each = torch.stack((codes >> 4, codes & 15), 1).view(-1)[: layer.out_features * layer.in_features].long()
     values = table[each] * layer._scales().repeat_interleave(layer.how.block_size)[: each.numel()]
     return values.view(layer.out_features, layer.in_features)

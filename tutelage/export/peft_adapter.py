@@ -28,6 +28,12 @@ class PeftAdapter:
                 "this model has no adapter", where=source.located.name, why="every weight was trained",
                 fix=f"tutelage export {source.located.name} --to merged",
             )  # fmt: skip
+        if source.located.quantisation is not None and source.located.quantisation.blocks is not None:
+            raise UsageError(
+                "this adapter has no base that PEFT could load", where=source.located.name,
+                why="it learnt on weights that were calibrated, which only lie in its own folder",
+                fix=f"tutelage export {source.located.name} --to merged",
+            )  # fmt: skip
         config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         for name in (WEIGHTS, QUANTISATION):

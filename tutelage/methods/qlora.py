@@ -5,18 +5,22 @@ quantisation.json, from which everything that opens the adapter later quantises 
 """
 
 import gc
-from collections.abc import Callable
-from dataclasses import asdict, replace
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tutelage.encode.types import Encoded
 from tutelage.engine.linear import BaseLinear, base_linear
 from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.nf4 import Nf4Linear, Quantisation, Scratch, functional
 from tutelage.errors import ModelError, RecipeError
+from tutelage.methods.calibrate import calibrate, read_block, reading, write_blocks
 from tutelage.methods.lora import Lora
 from tutelage.methods.targets import linear_names
 from tutelage.methods.types import METHODS, Trainable
@@ -26,6 +30,7 @@ from tutelage.recipe import QloraSpec
 from tutelage.runs import write_json
 
 QUANTISATION = "quantisation.json"
+BLOCKS = "nf4.safetensors"  # a calibrated base: no other rows would give it again
 
 
 class Qlora:
@@ -33,7 +38,7 @@ class Qlora:
 
     def prepare(self, model: Any, spec: QloraSpec, *, seed: int) -> Trainable:
         """As `lora`; every linear layer but the head is quantised, also those without an adapter."""
-        quantise(model, _how(spec))
+        quantise(model, Quantisation(spec.block_size, spec.double_quant))
         trainable = Lora().prepare(model, spec, seed=seed)
         values = sum(layer.in_features * layer.out_features for _, layer in quantised(model))
         return replace(trainable, total=trainable.total + values)
@@ -41,20 +46,24 @@ class Qlora:
     def save(self, model: Any, spec: QloraSpec, folder: Path, *, base: str) -> None:
         """A PEFT adapter folder, and how its base was quantised."""
         Lora().save(model, spec, folder, base=base)
-        how = {"quant_type": spec.quant_type, **asdict(_how(spec))}
+        how: dict[str, Any] = {
+            "quant_type": spec.quant_type,
+            "block_size": spec.block_size,
+            "double": spec.double_quant,
+        }
+        blocks = next(layer.how.blocks for _, layer in quantised(model))
+        if blocks is not None:
+            shutil.copyfile(blocks, folder / BLOCKS)
+            how["blocks"] = BLOCKS
         write_json(folder / QUANTISATION, {**how, "bitsandbytes": version("bitsandbytes")})
 
 
 METHODS.add("qlora")(Qlora())
 
 
-def quantisation_of(spec: object) -> Quantisation | None:
-    """How a recipe's method stores the base; None: as it is."""
-    return _how(spec) if isinstance(spec, QloraSpec) else None
-
-
-def _how(spec: QloraSpec) -> Quantisation:
-    return Quantisation(spec.block_size, spec.double_quant)
+def quantisation_of(spec: object, blocks: Path | None = None) -> Quantisation | None:
+    """How a recipe's method stores the base, `blocks` being where it lies calibrated; None: as it is."""
+    return Quantisation(spec.block_size, spec.double_quant, blocks) if isinstance(spec, QloraSpec) else None
 
 
 def read_quantisation(folder: Path) -> Quantisation | None:
@@ -66,7 +75,10 @@ def read_quantisation(folder: Path) -> Quantisation | None:
     try:
         if values["quant_type"] != "nf4":
             raise ValueError(f"quant_type is {values['quant_type']!r}")
-        return Quantisation(int(values["block_size"]), bool(values["double"]))
+        blocks = folder / BLOCKS if "blocks" in values else None
+        if blocks is not None and not blocks.is_file():
+            raise ValueError(f"{BLOCKS} is missing beside it")
+        return Quantisation(int(values["block_size"]), bool(values["double"]), blocks)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError("this does not say how the base is quantised", where=str(path), why=str(error)) from error
 
@@ -85,9 +97,32 @@ def load_base(load: Callable[[torch.dtype], Any], path: Path, dtype: torch.dtype
     return model.to(dtype)
 
 
+def calibrate_base(
+    load: Callable[[torch.dtype], Any], path: Path, how: Quantisation, rows: Sequence[Encoded], to: Path
+) -> None:
+    """Write the linear layers of what `load` makes of `path`, rounded by what `rows` do to them, into the file `to`."""
+    functional()
+    to.parent.mkdir(parents=True, exist_ok=True)
+    model = load(stored_dtype(path))
+    quantisable(model)
+    write_blocks(calibrate(model, rows, how), to)
+
+
 def quantise(model: Any, how: Quantisation) -> None:
     """Put NF4 blocks in the place of every linear layer's weight but the head's, and let go of the weight."""
-    names, scratch = linear_names(model), Scratch()
+    names, scratch = quantisable(model), Scratch()
+    with reading(how.blocks) if how.blocks else nullcontext() as file:
+        for name in names:
+            parent, last = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
+            layer = getattr(parent, last)
+            if not isinstance(layer, Nf4Linear):
+                setattr(parent, last, Nf4Linear.of(layer, how, scratch, read_block(file, name) if file else None))
+    gc.collect()
+
+
+def quantisable(model: Any) -> list[str]:
+    """Names of the layers that are quantised; RecipeError where most of the model would stay as it is."""
+    names = linear_names(model)
     experts = next((name for name, p in model.named_parameters() if p.dim() == 3 and "expert" in name), None)
     if experts or not names:
         what = f"its experts, such as `{experts}`, are no linear layers" if experts else "it has no linear layers"
@@ -97,12 +132,7 @@ def quantise(model: Any, how: Quantisation) -> None:
             why=what,
             fix="method: lora, or another model",
         )
-    for name in names:
-        parent, last = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
-        layer = getattr(parent, last)
-        if not isinstance(layer, Nf4Linear):
-            setattr(parent, last, Nf4Linear.of(layer, how, scratch))
-    gc.collect()
+    return names
 
 
 def quantised(model: Any) -> list[tuple[str, Nf4Linear]]:

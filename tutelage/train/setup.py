@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,14 @@ import torch
 
 from tutelage.engine.backbone import Backbone
 from tutelage.engine.lora_linear import LoraLinear
-from tutelage.engine.nf4 import functional
+from tutelage.engine.nf4 import Quantisation, functional
 from tutelage.engine.precision import ExecutionPlan, choose_precision, device_name
 from tutelage.errors import RecipeError
 from tutelage.methods import METHODS, Trainable
 from tutelage.methods.adapter_file import WEIGHTS, read_adapter
-from tutelage.methods.qlora import load_base, quantisation_of
+from tutelage.methods.qlora import BLOCKS, calibrate_base, load_base, quantisation_of
 from tutelage.models.load import load_model, load_with_head
-from tutelage.recipe import Recipe
+from tutelage.recipe import QloraSpec, Recipe
 from tutelage.tasks.anchored import Anchored, anchored
 from tutelage.tasks.batching import varied
 from tutelage.train.loop import TrainState
@@ -77,7 +78,7 @@ def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: 
         )  # fmt: skip
     torch.set_num_threads(plan.threads)
     torch.manual_seed(recipe.seed)
-    model = material.loaded or load_for(recipe, material, plan.dtype)
+    model = material.loaded or load_for(recipe, material, plan.dtype, store.parent)
     model = model.to(
         device=plan.device, dtype=plan.dtype
     ).eval()  # dropout of the pre-trained model stays off: packing has none
@@ -120,14 +121,37 @@ def start_threads() -> None:
     torch.zeros(2**18).add_(1)
 
 
-def load_for(recipe: Recipe, material: Material, dtype: torch.dtype) -> Any:
-    """The model with the head that the task needs, quantised where the method wants it so."""
+def load_for(recipe: Recipe, material: Material, dtype: torch.dtype, folder: Path) -> Any:
+    """The model with the head that the task needs, quantised where the method wants it so; what was calibrated is in `folder`."""
+    load = functools.partial(_load, material)
+    return load_base(
+        load, material.fetched.path, dtype, quantisation_of(recipe.method, calibrated(recipe, material, folder))
+    )
+
+
+def calibrated(
+    recipe: Recipe, material: Material, folder: Path, say: Callable[[str], None] = lambda text: None
+) -> Path | None:
+    """The file of the rounded weights that `method.calibrate` asks for, made from the first training rows unless it is there."""
+    method, to = recipe.method, folder / BLOCKS
+    if not isinstance(method, QloraSpec) or not method.calibrate:
+        return None
+    if material.task.head.kind != "causal" or material.loaded is not None:
+        why = "the model was given in memory" if material.loaded is not None else "the model has no causal head"
+        raise RecipeError(
+            "`calibrate` needs a causal model in a folder", where="method.calibrate", why=why, fix="leave it out"
+        )
+    if not to.is_file():
+        rows = [material.train.rows[i] for i in range(min(method.calibrate, len(material.train.rows)))]
+        say(f"calibrating: the weights are rounded by what {len(rows)} training rows do to them, into {to}")
+        how = Quantisation(method.block_size, method.double_quant)
+        calibrate_base(functools.partial(_load, material), material.fetched.path, how, rows, to)
+    return to
+
+
+def _load(material: Material, dtype: torch.dtype) -> Any:
     head, path = material.task.head, material.fetched.path
-
-    def load(dtype: torch.dtype) -> Any:
-        return load_model(path, dtype=dtype) if head.kind == "causal" else load_with_head(path, head, dtype=dtype)
-
-    return load_base(load, path, dtype, quantisation_of(recipe.method))
+    return load_model(path, dtype=dtype) if head.kind == "causal" else load_with_head(path, head, dtype=dtype)
 
 
 def set_training(model: Any, on: bool = True) -> None:

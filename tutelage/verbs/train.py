@@ -24,7 +24,7 @@ from tutelage.train.material import Material, gather
 from tutelage.train.memory import PeakMemory, anonymous_mib, give_back
 from tutelage.train.outcome import answer_samples, write_model
 from tutelage.train.proposals import refuse_what_cannot_fit
-from tutelage.train.setup import build_state
+from tutelage.train.setup import build_state, calibrated
 from tutelage.train.sketch import Sketch, fullest_rows, sketched
 from tutelage.train.types import Event, Finished, Resumed, Step
 
@@ -85,6 +85,7 @@ def fine_tune(
     sketch = sketched(spec, material, plan)
     if not checkpoint.steps(folder / "checkpoints"):
         refuse_what_cannot_fit(spec, material, sketch)
+    calibrated(spec, material, folder, say)
     state = build_state(spec, material, plan, folder / "checkpoints")
     for note in state.backbone.notes:
         say(f"note: {note}")

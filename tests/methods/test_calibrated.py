@@ -1,0 +1,145 @@
+"""A base that was rounded by what training rows do to it: closer to the untouched model, kept in a file, the same ever after."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import tutelage
+from tutelage.encode.types import Encoded
+from tutelage.engine.nf4 import Quantisation, plain_values
+from tutelage.errors import ModelError, RecipeError, UsageError
+from tutelage.methods.calibrate import calibrate, write_blocks
+from tutelage.methods.opening import load_located, locate
+from tutelage.methods.qlora import BLOCKS, QUANTISATION, load_base, quantise, quantised, read_quantisation
+from tutelage.models.load import load_model, load_tokenizer
+from tutelage.train.material import gather
+
+HOW = Quantisation(16)
+
+
+def recipe(folder: Path, model: Path, **more: Any) -> tutelage.Recipe:
+    rows = [
+        {"messages": [{"role": "user", "content": f"How many? {i}"}, {"role": "assistant", "content": f"{i}!"}]}
+        for i in range(24)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    values = {
+        "model": str(model), "data": {"train": str(folder / "rows.jsonl"), "validation": 0.25},
+        "method": {"kind": "qlora", "rank": 4, "block_size": 16, "calibrate": 8}, "precision": "fp32", "threads": 1,
+        "optim": {"steps": 6, "batch_size": 4, "learning_rate": 1e-2}, "max_tokens": 128, "forgetting": False,
+        "out": str(folder / "run"),
+    }  # fmt: skip
+    return tutelage.make_recipe({**values, **more})
+
+
+@pytest.fixture(scope="module")
+def run(model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calibrated")
+    said: list[str] = []
+    tutelage.train(recipe(folder, model_folder("llama")), say=said.append)
+    assert sum(text.startswith("calibrating: ") for text in said) == 1
+    return folder / "run"
+
+
+def training_rows(folder: Path, model: Path) -> list[Encoded]:
+    return list(gather(recipe(folder, model), lambda text: None).train.rows)
+
+
+def logits(model: Any, rows: list[Encoded]) -> torch.Tensor:
+    with torch.inference_mode():
+        each = [model.eval()(torch.from_numpy(row.ids.astype("int64"))[None]).logits[0] for row in rows]
+    return torch.cat(each)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "mistral"])
+def test_the_model_is_closer_to_the_untouched_one_than_by_rounding_to_the_nearest(
+    kind: str, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = model_folder(kind)
+    rows = training_rows(tmp_path, folder)
+    expected = logits(load_model(folder, dtype=torch.float32), rows[12:])
+    nearest, used = (load_model(folder, dtype=torch.float32) for _ in range(2))
+    quantise(nearest, HOW)
+    write_blocks(calibrate(used, rows[:12], HOW), tmp_path / BLOCKS)
+    again = load_base(
+        lambda dtype: load_model(folder, dtype=dtype), folder, torch.float32, Quantisation(16, blocks=tmp_path / BLOCKS)
+    )
+    assert torch.equal(logits(used, rows), logits(again, rows)), "what was seen while calibrating is what is loaded"
+    errors = [(logits(model, rows[12:]) - expected).norm() for model in (again, nearest)]
+    assert 0 < errors[0] < 0.8 * errors[1]
+
+
+def test_the_run_and_its_model_keep_the_rounded_weights(run: Path) -> None:
+    note = json.loads((run / "model" / QUANTISATION).read_text(encoding="utf-8"))
+    assert (note["block_size"], note["blocks"]) == (16, BLOCKS)
+    assert (run / BLOCKS).read_bytes() == (run / "model" / BLOCKS).read_bytes()
+    place = locate(str(run))
+    assert place.base.quantisation == place.quantisation == Quantisation(16, True, run / "model" / BLOCKS)
+    with safe_open(str(run / BLOCKS), "pt") as file:
+        for name, layer in quantised(load_located(place, torch.float32, merge=False).model):
+            stored = file.get_tensor(f"{name.removesuffix('.base')}.codes")
+            assert torch.equal(layer.codes, stored)
+            assert torch.equal(layer.dense(), plain_values(layer))
+
+
+def test_a_run_that_goes_on_takes_the_weights_that_are_there(
+    run: Path, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    spec = recipe(tmp_path, model_folder("llama"), save={"every": 3})
+
+    def stop(event: Any) -> None:
+        if getattr(event, "step", 0) == 4 and event.event == "step":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tutelage.train(spec, watch=stop)
+    made = (tmp_path / "run" / BLOCKS).stat()
+    said: list[str] = []
+    tutelage.train(spec, say=said.append)
+    assert not [text for text in said if text.startswith("calibrating")]
+    assert (tmp_path / "run" / BLOCKS).stat().st_mtime_ns == made.st_mtime_ns
+    for name in ("adapter_model.safetensors", BLOCKS):
+        assert (tmp_path / "run" / "model" / name).read_bytes() == (run / "model" / name).read_bytes()
+
+
+def test_exports_are_of_the_model_that_was_trained(run: Path, tmp_path: Path) -> None:
+    result = tutelage.export(str(run), to="merged", out=str(tmp_path / "merged"), prompts=3, max_tokens=8, texts=20)
+    assert result["parity"]["agreement"] == 1.0
+    with pytest.raises(UsageError, match="no base that PEFT could load"):
+        tutelage.export(str(run), to="peft", out=str(tmp_path / "peft"), prompts=3, max_tokens=8, texts=20)
+    assert not (tmp_path / "peft").exists()
+
+
+def test_what_cannot_be_calibrated_is_a_sentence(
+    run: Path, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    wide = recipe(tmp_path, model_folder("llama"), method={"kind": "qlora", "calibrate": 4})
+    with pytest.raises(RecipeError, match="no whole number of blocks of 64"):
+        tutelage.train(wide)
+    given = load_model(model_folder("llama"), dtype=torch.float32), load_tokenizer(model_folder("llama"))
+    with pytest.raises(RecipeError, match="given in memory"):
+        tutelage.train(recipe(tmp_path, model_folder("llama")), loaded=given)
+    (tmp_path / "labels.jsonl").write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n' * 4, "utf-8")
+    classify = {"task": "classify", "data": {"train": str(tmp_path / "labels.jsonl")}}
+    with pytest.raises(RecipeError, match="no causal head"):
+        tutelage.train(recipe(tmp_path, model_folder("llama"), out=str(tmp_path / "other"), **classify))
+
+
+def test_a_damaged_file_of_rounded_weights_is_a_sentence(
+    run: Path, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / QUANTISATION).write_text((run / "model" / QUANTISATION).read_text("utf-8"), "utf-8")
+    with pytest.raises(ModelError, match=r"nf4\.safetensors is missing"):
+        read_quantisation(tmp_path)
+    (tmp_path / BLOCKS).write_text("no tensors", "utf-8")
+    how, folder = read_quantisation(tmp_path), model_folder("llama")
+    with pytest.raises(ModelError, match="rounded weights cannot be read"):
+        load_base(lambda dtype: load_model(folder, dtype=dtype), folder, torch.float32, how)
+    write_blocks({"other.codes": torch.zeros(1)}, tmp_path / BLOCKS)
+    with pytest.raises(ModelError, match="rounded weights cannot be read"):
+        load_base(lambda dtype: load_model(folder, dtype=dtype), folder, torch.float32, how)
