@@ -27,10 +27,10 @@ class LoraSpec(Spec):
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank) (arXiv 2312.03732) instead of alpha / rank")
     dora: bool = Field(False, description="train magnitudes apart from directions (DoRA, arXiv 2402.09353)")
-    init: Literal["kaiming", "pissa", "pissa_niter_4", "pissa_niter_16"] = Field(
+    init: Literal["kaiming", "pissa", "pissa_niter_4", "pissa_niter_16", "qera"] = Field(
         "kaiming",
         description="what the adapter starts from: kaiming, or the weights' largest singular values (PiSSA, arXiv "
-        "2404.02948), exactly or by 4 or 16 iterations",
+        "2404.02948), exactly or by 4 or 16 iterations; with `calibrate` qera: what rounding took (arXiv 2410.06040)",
     )
     loraplus_ratio: float | None = Field(
         None, ge=1.0, description="B's learning rate is this many times A's (LoRA+, arXiv 2402.12354)"
@@ -47,6 +47,10 @@ class LoraSpec(Spec):
     def _fits_together(self) -> "LoraSpec":
         if self.adapter is not None and self.init != "kaiming":
             raise ValueError(f"init: {self.init} has no effect with `adapter`, which brings its weights: leave one out")
+        if self.init == "qera" and not getattr(self, "calibrate", 0):
+            raise ValueError("init: qera needs `kind: qlora` with `calibrate`, e.g. calibrate: 128")
+        if self.init == "qera" and self.dora:
+            raise ValueError("init: qera has no magnitudes: leave `dora` out")
         wrong = [item for item in self.layers or () if isinstance(item, str) and not _range(item)]
         if wrong:
             raise ValueError(f"layers: `{wrong[0]}` is not a range: write numbers and first-last, e.g. [0, 1, 20-29]")

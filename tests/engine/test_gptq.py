@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tutelage.engine.gptq import CANDIDATES, DAMPING, rounded
+from tutelage.engine.gptq import CANDIDATES, DAMPING, missing, rounded
 from tutelage.engine.nf4 import Nf4Linear, Quantisation, Scratch, coded_blocks, nf4_table, packed_codes, plain_values
 
 BLOCK = 16
@@ -85,3 +85,13 @@ def test_a_layer_takes_what_was_rounded() -> None:
     with pytest.raises(ValueError, match="no whole number of blocks"):
         rounded(w[:, :60], torch.eye(60), BLOCK)
     assert len(coded_blocks(w.view(-1)[:33], BLOCK)[0]) == 17
+
+
+def test_what_is_missing_is_the_best_product_of_its_rank() -> None:
+    difference, x = weight(40, 64), inputs(64)
+    a, b = missing(difference, x.T @ x, 6)
+    assert (a.shape, b.shape) == ((6, 64), (40, 6))
+    left, values, right = torch.linalg.svd((difference @ x.T).double(), full_matrices=False)
+    best = (left[:, :6] * values[:6]) @ right[:6]  # Eckart, Young: of all outputs of rank 6
+    torch.testing.assert_close((b @ a @ x.T).double(), best, rtol=1e-3, atol=1e-4)
+    assert ((difference - b @ a) @ x.T).norm() < 0.9 * (difference @ x.T).norm()

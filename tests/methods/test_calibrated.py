@@ -13,10 +13,20 @@ import tutelage
 from tutelage.encode.types import Encoded
 from tutelage.engine.nf4 import Quantisation, plain_values
 from tutelage.errors import ModelError, RecipeError, UsageError
+from tutelage.methods import METHODS
 from tutelage.methods.calibrate import calibrate, write_blocks
 from tutelage.methods.opening import load_located, locate
-from tutelage.methods.qlora import BLOCKS, QUANTISATION, load_base, quantise, quantised, read_quantisation
+from tutelage.methods.qlora import (
+    BLOCKS,
+    QUANTISATION,
+    calibrate_base,
+    load_base,
+    quantise,
+    quantised,
+    read_quantisation,
+)
 from tutelage.models.load import load_model, load_tokenizer
+from tutelage.recipe import LoraSpec, QloraSpec
 from tutelage.train.material import gather
 
 HOW = Quantisation(16)
@@ -72,6 +82,25 @@ def test_the_model_is_closer_to_the_untouched_one_than_by_rounding_to_the_neares
     assert torch.equal(logits(used, rows), logits(again, rows)), "what was seen while calibrating is what is loaded"
     errors = [(logits(model, rows[12:]) - expected).norm() for model in (again, nearest)]
     assert 0 < errors[0] < 0.8 * errors[1]
+
+
+def test_adapters_can_start_with_what_rounding_took(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = model_folder("llama")
+    rows = training_rows(tmp_path, folder)
+    spec = QloraSpec(rank=8, block_size=16, calibrate=12, init="qera", layers=[1])
+    load = lambda dtype: load_model(folder, dtype=dtype)  # noqa: E731
+    calibrate_base(load, folder, spec, rows[:12], tmp_path / BLOCKS)
+    model = load_base(load, folder, torch.float32, Quantisation(16, blocks=tmp_path / BLOCKS))
+    expected, base = logits(load(torch.float32), rows[12:]), logits(model, rows[12:])
+    trainable = METHODS.get("qlora").prepare(model, spec, seed=0)
+    assert len(trainable.parameters) == 2 * 7
+    begun = logits(model, rows[12:])
+    assert (begun - expected).norm() < 0.8 * (base - expected).norm()
+    for wrong in ({"calibrate": 0}, {"dora": True}):
+        with pytest.raises(ValueError, match="init: qera"):
+            QloraSpec(**{"rank": 8, "calibrate": 12, "init": "qera", **wrong})
+    with pytest.raises(ValueError, match="init: qera needs"):
+        LoraSpec(init="qera")
 
 
 def test_the_run_and_its_model_keep_the_rounded_weights(run: Path) -> None:

@@ -61,3 +61,16 @@ def _scale(values: Tensor, importance: Tensor, table: Tensor) -> Tensor:
     back = table[nf4_codes(values / each).int()].mul_(each)
     errors = back.sub_(values).square_().mul_(importance[:, None]).sum(1)
     return tried.gather(0, errors.argmin(0, keepdim=True))[0]
+
+
+def missing(difference: Tensor, moments: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """A [rank, in] and B [out, rank]: of all products BA the one whose outputs differ least from those of `difference` [out, in].
+
+    QERA's closed form (Zhang et al. 2024, arXiv 2410.06040 §3.2, with all of the moments): B spans the largest directions of what
+    `difference` puts out, and BA is `difference` seen in them. Both have half of the size, as PiSSA's do.
+    """
+    put_out = difference @ moments.float() @ difference.t()
+    directions = torch.linalg.eigh(put_out).eigenvectors[:, -rank:]
+    seen = directions.t() @ difference
+    roots = seen.norm(dim=1).clamp_min(1e-30).sqrt()
+    return seen / roots[:, None], (directions * roots).contiguous()

@@ -4,7 +4,7 @@ Each layer sees what the layers before it, rounded already, make of the rows, so
 et al. 2022, arXiv 2210.17323 §4).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tutelage.encode.types import Encoded
-from tutelage.engine.gptq import rounded
+from tutelage.engine.gptq import missing, rounded
 from tutelage.engine.linear import base_linear
-from tutelage.engine.nf4 import Coded, Nf4Linear, Quantisation, Scratch, packed_codes
+from tutelage.engine.lora_linear import LoraLinear
+from tutelage.engine.nf4 import Coded, Nf4Linear, Quantisation, Scratch, packed_codes, plain_values
 from tutelage.errors import ModelError, RecipeError
 from tutelage.methods.targets import linear_names
 
@@ -35,10 +36,13 @@ class Passed:
 
 
 @torch.inference_mode()
-def calibrate(model: Any, rows: Sequence[Encoded], how: Quantisation) -> dict[str, Tensor]:
+def calibrate(
+    model: Any, rows: Sequence[Encoded], how: Quantisation, adapted: Collection[str] = (), rank: int = 0
+) -> dict[str, Tensor]:
     """`name.codes` and `name.scales` of every linear layer but the head, as `read_block` reads them from a file.
 
-    The model is used up: its layers are the rounded ones afterwards.
+    With a `rank` also `name.a` and `name.b` of the layers `adapted`: the product BA that stands in for what rounding took from
+    their outputs. Later layers see it done. The model is used up: its layers are the rounded ones afterwards.
     """
     layers, scratch = layers_of(model), Scratch()
     _check_widths(model, how.block_size)
@@ -48,12 +52,17 @@ def calibrate(model: Any, rows: Sequence[Encoded], how: Quantisation) -> dict[st
         moments = _moments(layer, number, passed)
         for inner, sums in moments.items():
             module = layer.get_submodule(inner)
-            codes, scales = rounded(base_linear(module).dense(), sums, how.block_size)
+            weight, whole = base_linear(module).dense().float(), f"{name}.{inner}"
+            codes, scales = rounded(weight, sums, how.block_size)
             coded = packed_codes(codes.view(-1)), scales.view(-1)
-            found |= {f"{name}.{inner}.codes": coded[0], f"{name}.{inner}.scales": coded[1]}
-            parent = layer.get_submodule(inner.rpartition(".")[0])
-            made = Nf4Linear.of(module, how, scratch, (coded[0], coded[1].float()))
-            setattr(parent, inner.rpartition(".")[2], made)
+            found |= {f"{whole}.codes": coded[0], f"{whole}.scales": coded[1]}
+            block = Nf4Linear.of(module, how, scratch, (coded[0], coded[1].float()))
+            made: nn.Module = block
+            if rank and whole in adapted:
+                made = adapter = LoraLinear(block, rank, 1.0)
+                adapter.a.data, adapter.b.data = missing(weight - plain_values(block), sums, rank)
+                found |= {f"{whole}.a": adapter.a.data, f"{whole}.b": adapter.b.data}
+            setattr(layer.get_submodule(inner.rpartition(".")[0]), inner.rpartition(".")[2], made)
         for row in passed:
             row.hidden = _through(layer, number, row)
     return found
@@ -92,6 +101,11 @@ def reading(path: Path) -> Iterator[Any]:
 def read_block(file: Any, name: str) -> Coded:
     """What the linear layer `name` was rounded to."""
     return file.get_tensor(f"{name}.codes"), file.get_tensor(f"{name}.scales").float()
+
+
+def read_start(file: Any, name: str) -> tuple[Tensor, Tensor]:
+    """A and B that stand in for what rounding took from the linear layer `name`."""
+    return file.get_tensor(f"{name}.a"), file.get_tensor(f"{name}.b")
 
 
 def _check_widths(model: Any, block: int) -> None:

@@ -20,9 +20,9 @@ from tutelage.engine.linear import BaseLinear, base_linear
 from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.nf4 import Nf4Linear, Quantisation, Scratch, functional
 from tutelage.errors import ModelError, RecipeError
-from tutelage.methods.calibrate import calibrate, read_block, reading, write_blocks
-from tutelage.methods.lora import Lora
-from tutelage.methods.targets import linear_names
+from tutelage.methods.calibrate import calibrate, read_block, read_start, reading, write_blocks
+from tutelage.methods.lora import Lora, lora_layers
+from tutelage.methods.targets import linear_names, target_names
 from tutelage.methods.types import METHODS, Trainable
 from tutelage.models.load import stored_dtype
 from tutelage.models.safety import read_object
@@ -39,7 +39,10 @@ class Qlora:
     def prepare(self, model: Any, spec: QloraSpec, *, seed: int) -> Trainable:
         """As `lora`; every linear layer but the head is quantised, also those without an adapter."""
         quantise(model, Quantisation(spec.block_size, spec.double_quant))
-        trainable = Lora().prepare(model, spec, seed=seed)
+        plain = spec.model_copy(update={"init": "kaiming"}) if spec.init == "qera" else spec
+        trainable = Lora().prepare(model, plain, seed=seed)
+        if spec.init == "qera":
+            start(model)
         values = sum(layer.in_features * layer.out_features for _, layer in quantised(model))
         return replace(trainable, total=trainable.total + values)
 
@@ -59,6 +62,17 @@ class Qlora:
 
 
 METHODS.add("qlora")(Qlora())
+
+
+def start(model: Any) -> None:
+    """Let the adapters begin with what rounding took, where the base was calibrated (without values there is no file)."""
+    for name, layer in lora_layers(model):
+        blocks = layer.base.how.blocks if isinstance(layer.base, Nf4Linear) else None
+        if blocks is not None:
+            with reading(blocks) as file:
+                a, b = read_start(file, name)
+            layer.a.data.copy_(a)
+            layer.b.data.copy_(b / layer.scale)
 
 
 def quantisation_of(spec: object, blocks: Path | None = None) -> Quantisation | None:
@@ -98,14 +112,16 @@ def load_base(load: Callable[[torch.dtype], Any], path: Path, dtype: torch.dtype
 
 
 def calibrate_base(
-    load: Callable[[torch.dtype], Any], path: Path, how: Quantisation, rows: Sequence[Encoded], to: Path
+    load: Callable[[torch.dtype], Any], path: Path, spec: QloraSpec, rows: Sequence[Encoded], to: Path
 ) -> None:
     """Write the linear layers of what `load` makes of `path`, rounded by what `rows` do to them, into the file `to`."""
     functional()
     to.parent.mkdir(parents=True, exist_ok=True)
     model = load(stored_dtype(path))
     quantisable(model)
-    write_blocks(calibrate(model, rows, how), to)
+    adapted = target_names(model, spec.target_modules, spec.layer_numbers()) if spec.init == "qera" else []
+    how = Quantisation(spec.block_size, spec.double_quant)
+    write_blocks(calibrate(model, rows, how, adapted, spec.rank if adapted else 0), to)
 
 
 def quantise(model: Any, how: Quantisation) -> None:

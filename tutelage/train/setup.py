@@ -13,7 +13,7 @@ import torch
 
 from tutelage.engine.backbone import Backbone
 from tutelage.engine.lora_linear import LoraLinear
-from tutelage.engine.nf4 import Quantisation, functional
+from tutelage.engine.nf4 import functional
 from tutelage.engine.precision import ExecutionPlan, choose_precision, device_name
 from tutelage.errors import RecipeError
 from tutelage.methods import METHODS, Trainable
@@ -144,8 +144,7 @@ def calibrated(
     if not to.is_file():
         rows = [material.train.rows[i] for i in range(min(method.calibrate, len(material.train.rows)))]
         say(f"calibrating: the weights are rounded by what {len(rows)} training rows do to them, into {to}")
-        how = Quantisation(method.block_size, method.double_quant)
-        calibrate_base(functools.partial(_load, material), material.fetched.path, how, rows, to)
+        calibrate_base(functools.partial(_load, material), material.fetched.path, method, rows, to)
     return to
 
 
