@@ -87,13 +87,13 @@ def test_the_model_is_closer_to_the_untouched_one_than_by_rounding_to_the_neares
 def test_adapters_can_start_with_what_rounding_took(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
     folder = model_folder("llama")
     rows = training_rows(tmp_path, folder)
-    spec = QloraSpec(rank=8, block_size=16, calibrate=12, init="qera", layers=[1])
+    spec = QloraSpec(rank=8, block_size=16, calibrate=12, init="qera")
     load = lambda dtype: load_model(folder, dtype=dtype)  # noqa: E731
     calibrate_base(load, folder, spec, rows[:12], tmp_path / BLOCKS)
     model = load_base(load, folder, torch.float32, Quantisation(16, blocks=tmp_path / BLOCKS))
     expected, base = logits(load(torch.float32), rows[12:]), logits(model, rows[12:])
     trainable = METHODS.get("qlora").prepare(model, spec, seed=0)
-    assert len(trainable.parameters) == 2 * 7
+    assert len(trainable.parameters) == 2 * 14
     begun = logits(model, rows[12:])
     assert (begun - expected).norm() < 0.8 * (base - expected).norm()
     for wrong in ({"calibrate": 0}, {"dora": True}):
