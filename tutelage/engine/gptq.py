@@ -24,9 +24,8 @@ def rounded(weight: Tensor, moments: Tensor, block: int) -> tuple[Tensor, Tensor
     if width % block:
         raise ValueError(f"rows of {width} weights are no whole number of blocks of {block}")
     table = nf4_table(weight.device)
-    left = (
-        weight.t().float().clone(memory_format=torch.contiguous_format)
-    )  # [in, out]: what is still to be rounded, with what was made up for
+    # [in, out]: what is still to be rounded, with what was made up for
+    left = weight.t().float().clone(memory_format=torch.contiguous_format)
     factor = _factor(moments.float())
     importance = factor.diagonal().square().reciprocal()
     codes = torch.empty(left.shape, dtype=torch.uint8)

@@ -4,7 +4,7 @@ Each layer sees what the layers before it, rounded already, make of the rows, so
 et al. 2022, arXiv 2210.17323 §4).
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,12 +37,14 @@ class Passed:
 
 @torch.inference_mode()
 def calibrate(
-    model: Any, rows: Sequence[Encoded], how: Quantisation, adapted: Collection[str] = (), rank: int = 0
-) -> dict[str, Tensor]:
+    model: Any, rows: Sequence[Encoded], how: Quantisation, adapted: Collection[str] = (), rank: int = 0,
+    done: Callable[[int, int], None] = lambda layers, of: None,
+) -> dict[str, Tensor]:  # fmt: skip
     """`name.codes` and `name.scales` of every linear layer but the head, as `read_block` reads them from a file.
 
     With a `rank` also `name.a` and `name.b` of the layers `adapted`: the product BA that stands in for what rounding took from
-    their outputs. Later layers see it done. The model is used up: its layers are the rounded ones afterwards.
+    their outputs. Later layers see it done. The model is used up: its layers are the rounded ones afterwards. `done` hears after
+    each layer how many are ready.
     """
     layers, scratch = layers_of(model), Scratch()
     _check_widths(model, how.block_size)
@@ -65,6 +67,7 @@ def calibrate(
             setattr(layer.get_submodule(inner.rpartition(".")[0]), inner.rpartition(".")[2], made)
         for row in passed:
             row.hidden = _through(layer, number, row)
+        done(number + 1, len(layers))
     return found
 
 

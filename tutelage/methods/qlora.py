@@ -30,6 +30,7 @@ from tutelage.recipe import QloraSpec
 from tutelage.runs import write_json
 
 QUANTISATION = "quantisation.json"
+SAID = 5  # times that calibrating a model says how far it is
 BLOCKS = "nf4.safetensors"  # a calibrated base: no other rows would give it again
 
 
@@ -112,16 +113,22 @@ def load_base(load: Callable[[torch.dtype], Any], path: Path, dtype: torch.dtype
 
 
 def calibrate_base(
-    load: Callable[[torch.dtype], Any], path: Path, spec: QloraSpec, rows: Sequence[Encoded], to: Path
-) -> None:
+    load: Callable[[torch.dtype], Any], path: Path, spec: QloraSpec, rows: Sequence[Encoded], to: Path,
+    say: Callable[[str], None] = lambda text: None,
+) -> None:  # fmt: skip
     """Write the linear layers of what `load` makes of `path`, rounded by what `rows` do to them, into the file `to`."""
+
+    def done(layers: int, of: int) -> None:
+        if layers * SAID // of > (layers - 1) * SAID // of:
+            say(f"calibrating: {layers} of {of} layers")
+
     functional()
     to.parent.mkdir(parents=True, exist_ok=True)
     model = load(stored_dtype(path))
     quantisable(model)
     adapted = target_names(model, spec.target_modules, spec.layer_numbers()) if spec.init == "qera" else []
     how = Quantisation(spec.block_size, spec.double_quant)
-    write_blocks(calibrate(model, rows, how, adapted, spec.rank if adapted else 0), to)
+    write_blocks(calibrate(model, rows, how, adapted, spec.rank if adapted else 0, done), to)
 
 
 def quantise(model: Any, how: Quantisation) -> None:

@@ -144,7 +144,7 @@ def calibrated(
     if not to.is_file():
         rows = [material.train.rows[i] for i in range(min(method.calibrate, len(material.train.rows)))]
         say(f"calibrating: the weights are rounded by what {len(rows)} training rows do to them, into {to}")
-        calibrate_base(functools.partial(_load, material), material.fetched.path, method, rows, to)
+        calibrate_base(functools.partial(_load, material), material.fetched.path, method, rows, to, say)
     return to
 
 
