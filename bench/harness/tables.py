@@ -15,7 +15,7 @@ TITLES = {
     "qlora": "QLoRA",
     "qlora-calibrated": "QLoRA on a calibrated base",
 }
-WANTED_QUALITY = 0.97
+WANTED_QUALITY = {"lora": 0.97, "full": 0.97, "qlora": 0.90, "qlora-calibrated": 0.90}
 TOOL_NAMES = {"tutelage": "tutelage", "trl": "TRL", "litgpt": "LitGPT", "llamafactory": "LLaMA-Factory"}
 CHECK_NAMES = {
     "accumulation": "8 rows at once = 8 accumulated (gradient)", "packing": "packed = apart (gradient)",
@@ -183,7 +183,8 @@ def quality_section(result: Result) -> Iterator[str]:
         yield f"| {row['seed']} | {row['tutelage']:.4f} | {cells} |"
     yield ""
     for peer, ratio in q["ratios"].items():
-        judged = f"wanted at least {WANTED_QUALITY:.0%}: {verdict(ratio['ratio'], WANTED_QUALITY)}"
+        wanted = WANTED_QUALITY[method]
+        judged = f"wanted at least {wanted:.0%}: {verdict(ratio['ratio'], wanted)}"
         low, high = ratio["low"], ratio["high"]
         yield f"- {ratio['ratio']:.1%} of {peer}'s gain ({judged}); 95 % interval over held-out rows {low:.1%} to {high:.1%}."
     if t := q.get("tokens"):
