@@ -12,7 +12,7 @@ from safetensors import safe_open
 import tutelage
 from tutelage.encode.types import Encoded
 from tutelage.engine.nf4 import Quantisation, plain_values
-from tutelage.errors import ModelError, RecipeError, UsageError
+from tutelage.errors import ModelError, OutputError, RecipeError, UsageError
 from tutelage.methods import METHODS
 from tutelage.methods.calibrate import calibrate, write_blocks
 from tutelage.methods.opening import load_located, locate
@@ -171,6 +171,10 @@ def test_a_damaged_file_of_rounded_weights_is_a_sentence(
     how, folder = read_quantisation(tmp_path), model_folder("llama")
     with pytest.raises(ModelError, match="rounded weights cannot be read"):
         load_base(lambda dtype: load_model(folder, dtype=dtype), folder, torch.float32, how)
+    (tmp_path / "folder" / "in its place").mkdir(parents=True)
+    with pytest.raises(OutputError, match="cannot write this file"):
+        write_blocks({"other.codes": torch.zeros(1)}, tmp_path / "folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", BLOCKS, QUANTISATION]
     write_blocks({"other.codes": torch.zeros(1)}, tmp_path / BLOCKS)
     with pytest.raises(ModelError, match="rounded weights cannot be read"):
         load_base(lambda dtype: load_model(folder, dtype=dtype), folder, torch.float32, how)

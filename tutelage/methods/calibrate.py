@@ -22,6 +22,7 @@ from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.nf4 import Coded, Nf4Linear, Quantisation, Scratch, packed_codes, plain_values
 from tutelage.errors import ModelError, RecipeError
 from tutelage.methods.targets import linear_names
+from tutelage.runs import whole_file
 
 WHERE = "method.calibrate"
 SAME = 1e-3  # of the largest value: how far the layers one by one may be from the model's own pass
@@ -86,9 +87,11 @@ def layers_of(model: Any) -> dict[str, nn.Module]:
 
 def write_blocks(tensors: Mapping[str, Tensor], path: Path) -> None:
     """All or nothing."""
-    unfinished = path.with_suffix(".unfinished")
-    save_file(dict(tensors), str(unfinished))
-    unfinished.replace(path)
+    with whole_file(path) as temporary:
+        try:
+            save_file(dict(tensors), str(temporary))
+        except SafetensorError as error:  # its kind of OSError
+            raise OSError(str(error)) from error
 
 
 @contextmanager
