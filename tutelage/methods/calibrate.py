@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tutelage.encode.types import Encoded
 from tutelage.engine.gptq import missing, rounded
-from tutelage.engine.linear import base_linear
+from tutelage.engine.linear import base_linear, is_linear
 from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.nf4 import Coded, Nf4Linear, Quantisation, Scratch, packed_codes, plain_values
 from tutelage.errors import ModelError, RecipeError
@@ -43,7 +43,7 @@ def calibrate(
 ) -> dict[str, Tensor]:  # fmt: skip
     """`name.codes` and `name.scales` of every linear layer but the head, as `read_block` reads them from a file.
 
-    With a `rank` also `name.a` and `name.b` of the layers `adapted`: the product BA that stands in for what rounding took from
+    Of the layers `adapted` also `name.a` and `name.b`: the product BA of this rank that stands in for what rounding took from
     their outputs. Later layers see it done. The model is used up: its layers are the rounded ones afterwards. `done` hears after
     each layer how many are ready.
     """
@@ -61,11 +61,11 @@ def calibrate(
             found |= {f"{whole}.codes": coded[0], f"{whole}.scales": coded[1]}
             block = Nf4Linear.of(module, how, scratch, (coded[0], coded[1].float()))
             made: nn.Module = block
-            if rank and whole in adapted:
+            if whole in adapted:
                 made = adapter = LoraLinear(block, rank, 1.0)
                 adapter.a.data, adapter.b.data = missing(weight - plain_values(block), sums, rank)
                 found |= {f"{whole}.a": adapter.a.data, f"{whole}.b": adapter.b.data}
-            setattr(layer.get_submodule(inner.rpartition(".")[0]), inner.rpartition(".")[2], made)
+            layer.set_submodule(inner, made)
         for row in passed:
             row.hidden = _through(layer, number, row)
         done(number + 1, len(layers))
@@ -116,8 +116,7 @@ def read_start(file: Any, name: str) -> tuple[Tensor, Tensor]:
 
 def _check_widths(model: Any, block: int) -> None:
     for name in linear_names(model):
-        module = model.get_submodule(name)
-        width = module.in_features if isinstance(module, nn.Linear) else module.weight.shape[0]
+        width = base_linear(model.get_submodule(name)).in_features
         if width % block:
             raise RecipeError(
                 "this model cannot be calibrated with such blocks", where="method.block_size", fix="block_size: 16",
@@ -161,7 +160,7 @@ def _moments(layer: nn.Module, number: int, passed: Sequence[Passed]) -> dict[st
     found: dict[str, Tensor] = {}
     handles = []
     for name, module in layer.named_modules():
-        if hasattr(module, "weight") and module.weight.dim() == 2 and not isinstance(module, nn.Embedding):
+        if is_linear(module):
 
             def note(module: nn.Module, given: tuple[Any, ...], name: str = name) -> None:
                 x = given[0].reshape(-1, given[0].shape[-1]).float()

@@ -39,7 +39,7 @@ class Lora:
             scale = scaling(spec.rank, spec.alpha, spec.rslora)
             for name in target_names(model, spec.target_modules, spec.layer_numbers()):
                 base = base_linear(model.get_submodule(name))
-                if spec.init != "kaiming":
+                if spec.init.startswith("pissa"):
                     base = less_principal(base, spec.rank, scale, iterations_of(spec.init), seed)
                 layer = wrap(model, name, spec.rank, scale, spec.dropout, dora=spec.dora, base=base)
                 begin(layer, generator)
@@ -95,7 +95,7 @@ def wrap(
     """Put a LoraLinear in the place of the layer called `name`, over its weight or over `base`."""
     base = base or base_linear(model.get_submodule(name))
     layer = (DoraLinear if dora else LoraLinear)(base, rank, scale, dropout)
-    setattr(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], layer)
+    model.set_submodule(name, layer)
     return layer
 
 
@@ -235,5 +235,4 @@ def merge(model: Any) -> None:
     """Add every adapter to its weight and put the original layers back."""
     for name, layer in list(lora_layers(model)):
         layer.base.add_(layer.delta().detach())
-        parent = model.get_submodule(name.rpartition(".")[0])
-        setattr(parent, name.rpartition(".")[2], layer.base.module())
+        model.set_submodule(name, layer.base.module())

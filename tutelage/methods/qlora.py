@@ -39,9 +39,8 @@ class Qlora:
 
     def prepare(self, model: Any, spec: QloraSpec, *, seed: int) -> Trainable:
         """As `lora`; every linear layer but the head is quantised, also those without an adapter."""
-        quantise(model, Quantisation(spec.block_size, spec.double_quant))
-        plain = spec.model_copy(update={"init": "kaiming"}) if spec.init == "qera" else spec
-        trainable = Lora().prepare(model, plain, seed=seed)
+        quantise(model, _how(spec))
+        trainable = Lora().prepare(model, spec, seed=seed)
         if spec.init == "qera":
             start(model)
         values = sum(layer.in_features * layer.out_features for _, layer in quantised(model))
@@ -55,7 +54,7 @@ class Qlora:
             "block_size": spec.block_size,
             "double": spec.double_quant,
         }
-        blocks = next(layer.how.blocks for _, layer in quantised(model))
+        blocks = _blocks(model)
         if blocks is not None:
             shutil.copyfile(blocks, folder / BLOCKS)
             how["blocks"] = BLOCKS
@@ -67,18 +66,28 @@ METHODS.add("qlora")(Qlora())
 
 def start(model: Any) -> None:
     """Let the adapters begin with what rounding took, where the base was calibrated (without values there is no file)."""
-    for name, layer in lora_layers(model):
-        blocks = layer.base.how.blocks if isinstance(layer.base, Nf4Linear) else None
-        if blocks is not None:
-            with reading(blocks) as file:
-                a, b = read_start(file, name)
+    blocks = _blocks(model)
+    if blocks is None:
+        return
+    with reading(blocks) as file:
+        for name, layer in lora_layers(model):
+            a, b = read_start(file, name)
             layer.a.data.copy_(a)
             layer.b.data.copy_(b / layer.scale)
 
 
+def _blocks(model: Any) -> Path | None:
+    """The file of a calibrated base."""
+    return next(layer.how.blocks for _, layer in quantised(model))
+
+
 def quantisation_of(spec: object, blocks: Path | None = None) -> Quantisation | None:
     """How a recipe's method stores the base, `blocks` being where it lies calibrated; None: as it is."""
-    return Quantisation(spec.block_size, spec.double_quant, blocks) if isinstance(spec, QloraSpec) else None
+    return _how(spec, blocks) if isinstance(spec, QloraSpec) else None
+
+
+def _how(spec: QloraSpec, blocks: Path | None = None) -> Quantisation:
+    return Quantisation(spec.block_size, spec.double_quant, blocks)
 
 
 def read_quantisation(folder: Path) -> Quantisation | None:
@@ -127,8 +136,7 @@ def calibrate_base(
     model = load(stored_dtype(path))
     quantisable(model)
     adapted = target_names(model, spec.target_modules, spec.layer_numbers()) if spec.init == "qera" else []
-    how = Quantisation(spec.block_size, spec.double_quant)
-    write_blocks(calibrate(model, rows, how, adapted, spec.rank if adapted else 0, done), to)
+    write_blocks(calibrate(model, rows, _how(spec), adapted, spec.rank, done), to)
 
 
 def quantise(model: Any, how: Quantisation) -> None:
@@ -136,10 +144,10 @@ def quantise(model: Any, how: Quantisation) -> None:
     names, scratch = quantisable(model), Scratch()
     with reading(how.blocks) if how.blocks else nullcontext() as file:
         for name in names:
-            parent, last = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
-            layer = getattr(parent, last)
+            layer = model.get_submodule(name)
             if not isinstance(layer, Nf4Linear):
-                setattr(parent, last, Nf4Linear.of(layer, how, scratch, read_block(file, name) if file else None))
+                coded = read_block(file, name) if file else None
+                model.set_submodule(name, Nf4Linear.of(layer, how, scratch, coded))
     gc.collect()
 
 
@@ -167,5 +175,4 @@ def dequantise(model: Any) -> None:
     """Put plain layers in the place of all quantised ones, one after the other; adapters stay around theirs."""
     for name, layer in quantised(model):
         plain, parent = layer.module(), model.get_submodule(name.rpartition(".")[0])
-        last = name.rpartition(".")[2]
-        setattr(parent, last, base_linear(plain) if isinstance(parent, LoraLinear | BaseLinear) else plain)
+        model.set_submodule(name, base_linear(plain) if isinstance(parent, LoraLinear | BaseLinear) else plain)
