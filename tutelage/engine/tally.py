@@ -21,6 +21,8 @@ from torch.utils.flop_counter import flop_registry
 GIVEN_BACK = 32 * 2**20
 ATEN = torch.ops.aten
 SCALAR = ATEN._local_scalar_dense.default
+# How an operation is counted; torch's registry does not know the products that add to their first argument.
+PRODUCTS = {**flop_registry, ATEN.addmm_: flop_registry[ATEN.addmm], ATEN.baddbmm_: flop_registry[ATEN.baddbmm]}
 
 
 class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -75,7 +77,7 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        known = flop_registry.get(func._overloadpacket) or _products_in_place().get(func._overloadpacket)
+        known = PRODUCTS.get(func._overloadpacket)
         result = _run(func, args, kwargs)
         if known is not None:
             self.operations += known(*args, **kwargs, out_val=result)
@@ -112,9 +114,11 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @functools.cache
-def _products_in_place() -> dict[Any, Any]:
-    """How operations are counted of the products that add to their first argument, which the registry does not know."""
-    return {ATEN.addmm_: flop_registry[ATEN.addmm], ATEN.baddbmm_: flop_registry[ATEN.baddbmm]}
+def _changes_in_place(func: Any) -> bool:
+    """Whether the operation writes values into its first argument and returns it. By its schema: torch 2.10 has no tag for it."""
+    first = func._schema.arguments[:1]
+    written = bool(first) and first[0].alias_info is not None and first[0].alias_info.is_write
+    return written and func._schema.name.endswith("_") and torch.Tag.inplace_view not in func.tags
 
 
 def _places(index: Any) -> list[Any]:
@@ -129,7 +133,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     first = args[0] if args and isinstance(args[0], Tensor) else None
     if first is None or not first.is_meta:
         return func(*args, **kwargs)
-    if torch.Tag.inplace in func.tags and torch.Tag.inplace_view not in func.tags:
+    if _changes_in_place(func):
         return first  # a third of a walk's time otherwise: torch does these by its slow way, in Python
     if func is SCALAR:
         return bool(1) if first.dtype == torch.bool else 1.0 if first.is_floating_point() else 1
