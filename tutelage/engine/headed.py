@@ -115,8 +115,9 @@ def _rule(model: Any, hidden: list[Tensor], theirs: list[Tensor]) -> tuple[Apply
     """
     pooled = theirs[0].shape[0] == 1 and hidden[0].shape[0] > 1
     expected = torch.cat(theirs)
+    places = sorted((False, True), reverse=_is_causal(model)) if pooled else [False]
     for rule in _rules(model):
-        for last in sorted((False, True), reverse=_is_causal(model)) if pooled else (False,):
+        for last in places:
             at = -1 if last else 0
             given = torch.stack([h[at] for h in hidden]) if pooled else torch.cat(hidden)
             try:

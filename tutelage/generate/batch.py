@@ -7,7 +7,6 @@ generator of its own. `decode.stream` is the plain reference for one prompt.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from transformers import DynamicCache
 
 from tutelage.engine.attention import NAME, switch_off
 from tutelage.errors import DataError, OutOfMemoryError, Problem
-from tutelage.generate.decode import Reason, cache_argument, context_limit
+from tutelage.generate.decode import Reason, cache_argument, context_limit, forward_takes
 from tutelage.generate.sampling import Sampling, next_id
 
 Ids = Sequence[int] | NDArray[Any]
@@ -143,7 +142,7 @@ def _choose(row: _Row, logits: torch.Tensor, sampling: Sampling) -> int:
 def _forward(model: Any, given: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
     """[B, V]: the logits behind the last of `given` [B, T]; mask [B, everything so far]."""
     positions = (mask.cumsum(1) - 1).clamp_min(0)[:, -given.shape[1] :]
-    extra: dict[str, Any] = {"position_ids": positions} if "position_ids" in signature(model.forward).parameters else {}
+    extra: dict[str, Any] = {"position_ids": positions} if "position_ids" in forward_takes(model) else {}
     extra[cache_argument(model)] = cache
     out = model(input_ids=given, attention_mask=mask, use_cache=True, logits_to_keep=1, **extra)
     logits: torch.Tensor = out.logits[:, -1]
