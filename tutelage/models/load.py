@@ -196,8 +196,10 @@ def load_with_head(path: Path, wanted: HeadWanted, *, dtype: torch.dtype) -> Pre
     """The model of a folder with the head that a task needs, in eval mode.
 
     A head that the files do not hold is drawn as transformers draws it, from torch's generator; everything else must be
-    there. Label names go into the config.
+    there. Label names go into the config. A causal model is what `load_model` gives.
     """
+    if wanted.kind == "causal":
+        return load_model(path, dtype=dtype)
     check_folder(path)
     _refuse_quantised(path)
     check_fit(path)

@@ -16,7 +16,7 @@ from tutelage.methods.adapter_file import CONFIG
 from tutelage.methods.qlora import dequantise, load_base, read_quantisation
 from tutelage.metrics.types import Prediction
 from tutelage.models.fetch import fetch
-from tutelage.models.load import family_of, load_model, load_tokenizer, load_with_head
+from tutelage.models.load import family_of, load_tokenizer, load_with_head
 from tutelage.models.ref import parse_ref
 from tutelage.models.safety import check_folder, read_object
 from tutelage.recipe import Recipe, read_recipe
@@ -112,12 +112,9 @@ def _open(
     task = TASKS.get(spec.kind).open(spec, replace(opening, eos_ids=_stop_ids(model)))
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     torch.manual_seed(0)  # an untouched model's new head is drawn
-    wants = task.head
-
-    def load(dtype: torch.dtype) -> Any:
-        return load_model(model, dtype=dtype) if wants.kind == "causal" else load_with_head(model, wants, dtype=dtype)
-
-    loaded = load_base(load, model, dtype, quantisation).to(device)
+    loaded = load_base(
+        lambda dtype: load_with_head(model, task.head, dtype=dtype), model, dtype, quantisation
+    ).to(device)  # fmt: skip
     if adapter is not None:
         lora.attach(loaded, adapter)
     dequantise(loaded)

@@ -19,7 +19,7 @@ from tutelage.errors import RecipeError
 from tutelage.methods import METHODS, Trainable
 from tutelage.methods.adapter_file import WEIGHTS, read_adapter
 from tutelage.methods.qlora import BLOCKS, calibrate_base, load_base, quantisation_of
-from tutelage.models.load import load_model, load_with_head
+from tutelage.models.load import load_with_head
 from tutelage.recipe import QloraSpec, Recipe
 from tutelage.tasks.anchored import Anchored, anchored
 from tutelage.tasks.batching import varied
@@ -123,10 +123,8 @@ def start_threads() -> None:
 
 def load_for(recipe: Recipe, material: Material, dtype: torch.dtype, folder: Path) -> Any:
     """The model with the head that the task needs, quantised where the method wants it so; what was calibrated is in `folder`."""
-    load = functools.partial(_load, material)
-    return load_base(
-        load, material.fetched.path, dtype, quantisation_of(recipe.method, calibrated(recipe, material, folder))
-    )
+    how = quantisation_of(recipe.method, calibrated(recipe, material, folder))
+    return load_base(loader_of(material), material.fetched.path, dtype, how)
 
 
 def calibrated(
@@ -144,13 +142,13 @@ def calibrated(
     if not to.is_file():
         rows = [material.train.rows[i] for i in range(min(method.calibrate, len(material.train.rows)))]
         say(f"calibrating: the weights are rounded by what {len(rows)} training rows do to them, into {to}")
-        calibrate_base(functools.partial(_load, material), material.fetched.path, method, rows, to, say)
+        calibrate_base(loader_of(material), material.fetched.path, method, rows, to, say)
     return to
 
 
-def _load(material: Material, dtype: torch.dtype) -> Any:
-    head, path = material.task.head, material.fetched.path
-    return load_model(path, dtype=dtype) if head.kind == "causal" else load_with_head(path, head, dtype=dtype)
+def loader_of(material: Material) -> Callable[[torch.dtype], Any]:
+    """Loads the model with the head that the task needs, in a dtype."""
+    return lambda dtype: load_with_head(material.fetched.path, material.task.head, dtype=dtype)
 
 
 def set_training(model: Any, on: bool = True) -> None:
