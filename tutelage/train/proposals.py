@@ -37,15 +37,9 @@ def least_bytes(sketch: Sketch, free: float) -> tuple[bool, float]:
 
     Weights that stay in their file count too: without them in the page cache every step would read the disk.
     """
-    parameters = parameter_bytes(sketch)
-    fit = fitting(sketch, free - parameters)
+    fit = fitting(sketch, free - sketch.parameter_bytes)
     longest = int(lengths_of(sketch.state.train_rows).max())
-    return fit.fits, parameters + fit.need.of(longest)
-
-
-def parameter_bytes(sketch: Sketch) -> int:
-    """Of the whole model."""
-    return sum(p.nbytes for p in sketch.state.backbone.model.parameters())
+    return fit.fits, sketch.parameter_bytes + fit.need.of(longest)
 
 
 def proposals(recipe: Recipe, material: Material, plan: ExecutionPlan, free: float) -> Iterator[Proposal]:
@@ -92,7 +86,7 @@ def refuse_what_cannot_fit(recipe: Recipe, material: Material, sketch: Sketch, f
     if free is None or sketch.device == "cuda":
         return
     plan, most = sketch.plan, free.bytes / MEMORY_RANGE[0]
-    if plainly_fits(sketch, most - parameter_bytes(sketch)):
+    if plainly_fits(sketch, most - sketch.parameter_bytes):
         return
     fits, least = least_bytes(sketch, most)
     sketch.adopt(plan)

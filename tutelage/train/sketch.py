@@ -69,6 +69,11 @@ class Sketch:
         """The plan that it stands for."""
         return replace(self.state.plan, device=self.device)
 
+    @property
+    def parameter_bytes(self) -> int:
+        """Of the whole model as it computes."""
+        return sum(p.nbytes for p in self.state.backbone.model.parameters())
+
     def adopt(self, plan: ExecutionPlan) -> None:
         """Go on with `plan`."""
         self.state.adopt(replace(plan, device=META))

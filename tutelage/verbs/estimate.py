@@ -70,5 +70,4 @@ def estimate(
 
 def fitted_plan(sketch: Sketch, free_mib: float) -> Fit:
     """The plan that the run chooses in this room, beside its weights."""
-    weights = sum(p.nbytes for p in sketch.state.backbone.model.parameters())
-    return fitting(sketch, USABLE * (free_mib * MIB - weights))
+    return fitting(sketch, USABLE * (free_mib * MIB - sketch.parameter_bytes))
