@@ -262,17 +262,17 @@ def _bounds() -> tuple[float, ...]:
 
 
 def _dequantised(codes: Tensor, scales: Tensor, shape: tuple[int, int], dtype: torch.dtype, block: int) -> Tensor:
-    bnb = functional()
     if block < SMALLEST:  # in fp32, or values would be rounded twice
-        count, ones = shape[0] * shape[1], scales.new_ones(-(-shape[0] * shape[1] // 64))
-        state = bnb.QuantState(absmax=ones, shape=(1, count), dtype=torch.float32, blocksize=64, quant_type="nf4")
-        plain = bnb.dequantize_4bit(codes.view(-1, 1), state).view(-1)
+        count = shape[0] * shape[1]
+        ones = scales.new_ones(-(-count // SMALLEST))
+        plain = _dequantised(codes, ones, (1, count), torch.float32, SMALLEST).view(-1)
         if count % block:
-            return plain.mul_(scales.repeat_interleave(block)[:count]).to(dtype).view(shape)  # type: ignore[no-any-return]
-        return plain.view(-1, block).mul_(scales.view(-1, 1)).to(dtype).view(shape)  # type: ignore[no-any-return]
+            return plain.mul_(scales.repeat_interleave(block)[:count]).to(dtype).view(shape)
+        return plain.view(-1, block).mul_(scales.view(-1, 1)).to(dtype).view(shape)
+    bnb = functional()
     state = bnb.QuantState(absmax=scales, shape=shape, dtype=dtype, blocksize=block, quant_type="nf4")
-    values = bnb.dequantize_4bit(codes.view(-1, 1), state)
-    return values  # type: ignore[no-any-return]
+    values: Tensor = bnb.dequantize_4bit(codes.view(-1, 1), state)
+    return values
 
 
 def plain_values(layer: Nf4Linear) -> Tensor:
