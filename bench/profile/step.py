@@ -30,19 +30,8 @@ from tutelage.train.setup import build_state, choose_plan
 
 MIB = 2**20
 PRODUCTS = (
-    "mm",
-    "addmm",
-    "addmm_",
-    "bmm",
-    "baddbmm",
-    "baddbmm_",
-    "linear",
-    "matmul",
-    "_addmm_activation",
-    "mkldnn_linear",
-    "dot",
-    "mv",
-)
+    "mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_", "linear", "matmul", "_addmm_activation", "mkldnn_linear", "dot", "mv",
+)  # fmt: skip
 COPIES = (
     "copy_", "_to_copy", "clone", "contiguous", "cat", "index", "index_select", "index_copy_", "index_add_", "gather",
     "fill_", "zero_", "empty", "empty_like", "empty_strided", "zeros", "zeros_like", "new_zeros", "embedding", "slice",
