@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tutelage.encode.types import Segment
-from tutelage.engine import attention
+from tutelage.engine import attention, packed
 from tutelage.engine.plan import SHORT, Plan, bundled
 
-CPU = torch.device("cpu")
+LIKE = torch.float64, torch.device("cpu")
 
 
 def segments(seed: int, parent: int) -> tuple[Segment, ...]:
@@ -41,17 +41,39 @@ def test_bundles_give_plain_attention_and_its_gradients(
 @pytest.mark.parametrize("parent", [0, 11])
 def test_every_token_is_computed_once(parent: int) -> None:
     layout = segments(1, parent)
-    together, apart = bundled(layout, None, CPU)
+    together, apart = bundled(layout, True, None, *LIKE)
     seen = [token for bundle in together for token in bundle.tokens.tolist()]
     seen += [token for segment in apart for token in range(segment.start, segment.stop)]
     assert sorted(seen) == list(range(layout[-1].stop))
     assert len(apart) < 5
     assert all(bundle.stop == parent for bundle in together)
-    assert all(bundle.index.numel() <= 512 + 3 * bundle.ended.shape[1] for bundle in together)
+    assert all(bundle.index.numel() <= 512 + 3 * bundle.empty.shape[1] for bundle in together)
 
 
 def test_a_window_that_hides_something_keeps_its_segment_apart() -> None:
     layout = (Segment(0, 20), Segment(20, 40), Segment(40, 50), Segment(50, 60))
-    together, apart = bundled(layout, 15, CPU)
+    together, apart = bundled(layout, True, 15, *LIKE)
     assert apart == layout[:2]
     assert [bundle.tokens.tolist() for bundle in together] == [list(range(40, 60))]
+
+
+def test_short_segments_share_rows() -> None:
+    layout = tuple(Segment(12 * i, 12 * i + 12) for i in range(10))
+    (bundle,), apart = bundled(layout, False, None, *LIKE)
+    assert not apart
+    assert bundle.empty.shape == (2, 64)
+    assert int(bundle.empty.sum()) == 128 - 120
+
+
+@pytest.mark.parametrize("parent", [0, 11])
+def test_weights_that_were_kept_give_the_same_gradients(parent: int) -> None:
+    torch.manual_seed(0)
+    plan = Plan(segments(0, parent))
+    tokens = plan.segments[-1].stop
+    q, k, v, grad = (torch.randn(shape) for shape in ((2, tokens, 3, 8), *[(2, tokens, 8)] * 2, (tokens, 2, 3, 8)))
+    kept: list[torch.Tensor] = []
+    out = packed.forward(q, k, v, plan, True, None, None, kept)
+    assert kept
+    again = packed.backward(grad, q, k, v, out, plan, True, None, None)
+    for a, b in zip(packed.backward(grad, q, k, v, out, plan, True, None, None, kept), again):
+        assert torch.equal(a, b)

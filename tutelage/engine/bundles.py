@@ -1,4 +1,4 @@
-"""Attention of many short segments at once, forward and backward: the mathematics of `packed`, padded inside a `Bundle`.
+"""Attention of many short segments at once, forward and backward: the mathematics of `packed`, in the rows of a `Bundle`.
 
 The parent's keys, where there is a parent, are multiplied with all its children's queries in one product (Juravsky et al.
 2024, arXiv 2402.05099 §3.1, who do it for decoding).
@@ -10,29 +10,34 @@ from torch import Tensor
 from tutelage.engine.plan import Bundle
 
 
-def forward(
-    q: Tensor, k: Tensor, v: Tensor, bundle: Bundle, causal: bool, softcap: float | None, out: Tensor
-) -> None:  # fmt: skip
-    """Queries [Hk, N, G, D] already scaled, keys and values [Hk, N, D]; writes the bundle's tokens of `out` [N, Hk, G, D]."""
+def forward(q: Tensor, k: Tensor, v: Tensor, bundle: Bundle, softcap: float | None, out: Tensor) -> Tensor:
+    """Softmax weights [Hk·S, L·G, P + L] of queries [Hk, N, G, D], already scaled, with keys [Hk, N, D]; writes the bundle's
+    tokens of `out` [N, Hk, G, D]."""
     heads, _, groups, _ = q.shape
     rows, own = _taken(q, bundle), _taken(k, bundle)
-    p, _ = _weights(rows, own, k[:, bundle.start : bundle.stop], bundle, causal, softcap)
+    p, _ = _weights(rows, own, k[:, bundle.start : bundle.stop], bundle, softcap)
     part = _times(p, _taken(v, bundle), v[:, bundle.start : bundle.stop])
     out.index_copy_(0, bundle.tokens, _at_tokens(part, heads, groups, bundle).transpose(0, 1))
+    return p
 
 
 def backward(
-    less: Tensor, q: Tensor, k: Tensor, wide: Tensor, bundle: Bundle, causal: bool, softcap: float | None, dq: Tensor,
+    less: Tensor, q: Tensor, k: Tensor, wide: Tensor, bundle: Bundle, p: Tensor | None, softcap: float | None, dq: Tensor,
     dk: Tensor, dv: Tensor,
 ) -> None:  # fmt: skip
-    """`less` and `wide` as in `packed.backward`. Writes the bundle's tokens of the gradients; adds to its parent's."""
+    """`less` and `wide` as in `packed.backward`, and the weights if they were kept. Writes the bundle's tokens of the
+    gradients; adds to its parent's."""
     heads, _, groups, _ = q.shape
     width, inherited = dv.shape[-1], bundle.stop - bundle.start
     parent = slice(bundle.start, bundle.stop)
     rows, own = _taken(q, bundle), _taken(k, bundle)
-    p, slope = _weights(rows, own, k[:, parent], bundle, causal, softcap)
-    g = less.index_select(1, bundle.index).view(heads, *bundle.ended.shape, groups, -1)
-    g = g.masked_fill_(bundle.ended[:, :, None, None], 0.0).view(*rows.shape[:2], -1)
+    slope = None
+    if p is None:
+        p, slope = _weights(rows, own, k[:, parent], bundle, softcap)
+    g = less.index_select(1, bundle.index)
+    if inherited:  # empty places see the parent's keys and must not add to their gradients
+        g.view(heads, *bundle.empty.shape, -1).masked_fill_(bundle.empty[:, :, None], 0.0)
+    g = g.view(*rows.shape[:2], -1)
     ds = _against(g, _taken(wide, bundle), wide[:, parent]).mul_(p)
     if slope is not None:
         ds *= slope
@@ -47,7 +52,7 @@ def backward(
 
 def _taken(x: Tensor, bundle: Bundle) -> Tensor:
     """[heads, N, ..., D] at the bundle's places: [heads·S, L·..., D]."""
-    return x.index_select(1, bundle.index).view(x.shape[0] * len(bundle.ended), -1, x.shape[-1])
+    return x.index_select(1, bundle.index).view(x.shape[0] * len(bundle.empty), -1, x.shape[-1])
 
 
 def _at_tokens(x: Tensor, heads: int, groups: int, bundle: Bundle) -> Tensor:
@@ -75,13 +80,14 @@ def _times(p: Tensor, own: Tensor, inherited: Tensor) -> Tensor:
 
 
 def _weights(
-    rows: Tensor, own: Tensor, inherited: Tensor, bundle: Bundle, causal: bool, softcap: float | None
+    rows: Tensor, own: Tensor, inherited: Tensor, bundle: Bundle, softcap: float | None
 ) -> tuple[Tensor, Tensor | None]:
     """Softmax weights [heads·S, L·G, P + L], and with soft-capping the derivative of the cap."""
     scores, slope = _against(rows, own, inherited), None
     if softcap is not None:
         tanh = torch.tanh(scores / softcap)
         scores, slope = tanh * softcap, 1 - tanh * tanh
-    places = bundle.ended.shape
-    bundle.hide(scores[..., inherited.shape[1] :].view(-1, *places, rows.shape[1] // places[1], places[1]), causal)
+    count, length = bundle.empty.shape
+    own_scores = scores[..., inherited.shape[1] :].view(-1, count, length, rows.shape[1] // length, length)
+    own_scores += bundle.hidden
     return torch.softmax(scores, -1), slope

@@ -1,14 +1,15 @@
 """The encoder layer of BERT and its relatives as one function with a hand-written backward.
 
-As `decoder.py` does for Llama's: what a layer saves is its input, the heads' queries, keys, values and output, the two sums
-before its norms and the input of its activation. `EncoderStack.of` recognises a model by its type and the exact parts of its
-layers, and `engine/backbone.py` compares the result with the model's own forward before it is used.
+As `decoder.py` does for Llama's: what a layer saves is its input, the heads' queries, keys, values, output and short rows'
+weights, the two sums before its norms and the input of its activation. `EncoderStack.of` recognises a model by its type and
+the exact parts of its layers, and `engine/backbone.py` compares the result with the model's own forward before it is used.
 
 Per layer (Devlin et al. 2018, arXiv 1810.04805 §3; Vaswani et al. 2017, arXiv 1706.03762 §3.1):
 n = norm(x + o(attention(q, k, v))) of x, then norm(n + down(act(up(n)))).
 """
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -112,13 +113,22 @@ class Acts:
     end: Kept = None  # the second norm's input
     end_mean: Kept = None
     end_rate: Kept = None
+    weights: list[Tensor] = field(default_factory=list)  # of short segments' softmax, as `packed` keeps them
 
     def put_away(self, keep: Keep) -> list[Tensor | None]:
         """The tensors that stay in memory until the backward, in the order of the fields; None: computed again."""
-        if keep is Keep.INPUT:
-            return [self.x, *[None] * (len(fields(self)) - 1)]
-        forgotten = ("up",) if keep < Keep.ALL else ()
-        return [None if field.name in forgotten else getattr(self, field.name) for field in fields(self)]
+        names = [each.name for each in fields(self)[:-1]]
+        kept = {Keep.INPUT: ["x"], Keep.ATTENTION: [name for name in names if name != "up"], Keep.ALL: names}[keep]
+        weights = self.weights if keep is Keep.ALL else []
+        return [*(getattr(self, name) if name in kept else None for name in names), *weights]
+
+    @staticmethod
+    def taken_out(tensors: Sequence[Kept]) -> "Acts":
+        """Of what was put away."""
+        count = len(fields(Acts)) - 1
+        acts = Acts(*tensors[:count])
+        acts.weights.extend(tensors[count:])
+        return acts
 
 
 def attention_half(layer: Layer, acts: Acts, plan: Plan, pick: Tensor | None) -> Tensor:
@@ -128,7 +138,7 @@ def attention_half(layer: Layer, acts: Acts, plan: Plan, pick: Tensor | None) ->
     q, k, v = (t.view(tokens, layer.heads, -1).transpose(0, 1) for t in qkv)
     acts.q = torch.mul(q, q.shape[-1] ** -0.5, out=q.new_empty(q.shape)).unsqueeze(2)
     acts.k, acts.v = k.contiguous(), v.contiguous()
-    acts.out = packed.forward(acts.q, acts.k, acts.v, plan, False, None, None).view(tokens, -1)
+    acts.out = packed.forward(acts.q, acts.k, acts.v, plan, False, None, None, acts.weights).view(tokens, -1)
     (middle,), acts.o_images = layer.o.forward(acts.out if pick is None else acts.out[pick])
     acts.middle = middle.add_(x if pick is None else x[pick])
     n, acts.middle_mean, acts.middle_rate = layer.first.forward(middle)
@@ -161,7 +171,7 @@ class _Encode(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         layer, plan = ctx.layer, ctx.plan
         pick, *tensors = ctx.saved_tensors
-        acts = Acts(*tensors)
+        acts = Acts.taken_out(tensors)
         if acts.middle is None:
             outer_half(layer, acts, attention_half(layer, acts, plan, pick))
         n = layer.first.forward(acts.middle)[0]
@@ -195,7 +205,7 @@ def attention_backward(
     dout, o = layer.o.backward([dmiddle], out if pick is None else out[pick], acts.o_images)
     if pick is not None:
         dout, dmiddle = (t.new_zeros(tokens, t.shape[1]).index_copy_(0, pick, t) for t in (dout, dmiddle))
-    dq, dk, dv = packed.backward(dout.view(shape), q, k, v, out.view(shape), plan, False, None, None)
+    dq, dk, dv = packed.backward(dout.view(shape), q, k, v, out.view(shape), plan, False, None, None, acts.weights)
     dq = dq.squeeze(2).mul_(q.shape[-1] ** -0.5)
     gs = [g.transpose(0, 1).reshape(tokens, -1) for g in (dq, dk, dv)]
     dx, qkv = layer.qkv.backward(gs, acts.x, acts.qkv_images)

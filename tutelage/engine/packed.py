@@ -9,6 +9,9 @@ one block of queries only: [heads, 256, T] values, never T x T. The backward rec
 Layout: queries [Hk, N, G, D] (key head, token, query head of that key head), keys and values [Hk, N, D].
 """
 
+from collections.abc import Sequence
+from itertools import zip_longest
+
 import torch
 from torch import Tensor
 
@@ -18,14 +21,17 @@ from tutelage.engine.plan import Block, Plan, blocks, bundled, with_parent
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, plan: Plan, causal: bool, window: int | None, softcap: float | None
-) -> Tensor:
-    """Queries already scaled → [N, Hk, G, D]."""
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, causal: bool, window: int | None, softcap: float | None,
+    kept: list[Tensor] | None = None,
+) -> Tensor:  # fmt: skip
+    """Queries already scaled → [N, Hk, G, D]. What `backward` need not compute again goes into `kept`."""
     heads, tokens, groups, _ = q.shape
     out = q.new_empty(tokens, heads, groups, v.shape[-1])
-    together, apart = bundled(plan.segments, window, q.device)
+    together, apart = bundled(plan.segments, causal, window, q.dtype, q.device)
     for bundle in together:
-        bundles.forward(q, k, v, bundle, causal, softcap, out)
+        p = bundles.forward(q, k, v, bundle, softcap, out)
+        if kept is not None and softcap is None:
+            kept.append(p)
     for segment in apart:
         keys, values = with_parent(k, plan, segment), with_parent(v, plan, segment)
         for block in blocks(plan, segment, causal, window):
@@ -37,25 +43,26 @@ def forward(
 
 def backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: Plan, causal: bool, window: int | None,
-    softcap: float | None,
+    softcap: float | None, kept: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of q, k, v, given the gradient [N, Hk, G, D] of `out`."""
+    """Gradients of q, k, v, given the gradient [N, Hk, G, D] of `out`, and what `forward` kept, or nothing."""
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     less = _less_delta(grad, out)
     ones = v.new_ones(*v.shape[:2], less.shape[-1] - v.shape[-1])
     wide = torch.cat((v, ones), dim=-1)  # the product with `less` is gvᵀ - delta: no pass over [T, T] to subtract it
-    together, apart = bundled(plan.segments, window, q.device)
-    first = [bundle for bundle in together if bundle.stop == bundle.start]  # parents are written before children add
-    for bundle in first:
-        bundles.backward(less, q, k, wide, bundle, causal, softcap, dq, dk, dv)
+    together, apart = bundled(plan.segments, causal, window, q.dtype, q.device)
+    known = list(zip_longest(together, kept))
+    first = [pair for pair in known if pair[0].stop == pair[0].start]  # parents are written before children add
+    for bundle, p in first:
+        bundles.backward(less, q, k, wide, bundle, p, softcap, dq, dk, dv)
     for segment in apart:
         keys, values = with_parent(k, plan, segment), with_parent(wide, plan, segment)
         parts = list(blocks(plan, segment, causal, window))
         dkeys, dvalues = _segment_backward(less, q, keys, values, v.shape[-1], dq, parts, causal, window, softcap)
         _add(dk, dkeys, plan, segment)
         _add(dv, dvalues, plan, segment)
-    for bundle in together[len(first) :]:
-        bundles.backward(less, q, k, wide, bundle, causal, softcap, dq, dk, dv)
+    for bundle, p in known[len(first) :]:
+        bundles.backward(less, q, k, wide, bundle, p, softcap, dq, dk, dv)
     return dq, dk, dv
 
 

@@ -1,10 +1,10 @@
 """What attention must know of a layout, and which keys a block of its queries may see."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,9 +13,10 @@ from tutelage.encode.types import Segment
 # Rows of queries handled at once: on this many the causal half that is never looked at (a quarter of a 512-token row) is
 # worth more than the extra calls cost, and no more than [heads, 256, T] scores are ever held.
 QUERY_BLOCK = 256
-# Segments of at most so many tokens are padded to a common length and multiplied together: a product per segment of 16
-# tokens and 12 heads costs 19 µs, of which its 0.2 million operations are none.
+# Segments of at most so many tokens are put into rows of one length and multiplied together: a product of any size costs
+# oneDNN 20 to 100 µs, and one of 16 tokens in 12 heads has 0.2 million operations.
 SHORT = 128
+ROW = 64  # places of a row that several segments share
 
 
 @dataclass(frozen=True)
@@ -57,71 +58,94 @@ def allowed(rows: range, columns: range, causal: bool, window: int | None, devic
 
 @dataclass(frozen=True)
 class Bundle:
-    """Short segments of one parent, or of none, padded to one length L: S x L places, some segments empty.
+    """Short segments of one parent, or of none, side by side in rows of one length L: S x L places, each of a token or empty.
 
-    `index` [S·L] is the token at each place (a segment's first where it has ended), `ended` [S, L] is true there, `where`
-    [n] are the places that hold a token, and `tokens` [n] those tokens. Keys [start, stop) are the parent's. S and L are
-    round numbers, as a new shape of a product costs oneDNN more than the product.
+    `index` [S·L] is the token at each place (any where there is none), `empty` [S, L] is true there, `where` [n] are the
+    places that hold a token, and `tokens` [n] those tokens. Keys [start, stop) are the parent's. `hidden` [S, L, 1, L] is 0
+    where a query may see a key of its row, else -inf; empty places see each other. S and L are round numbers, as a new
+    shape of a product costs oneDNN more than the product.
     """
 
     start: int
     stop: int
     index: Tensor
-    ended: Tensor
+    empty: Tensor
     where: Tensor
     tokens: Tensor
+    hidden: Tensor
 
     @staticmethod
-    def of(segments: Sequence[Segment], keys: tuple[int, int], device: torch.device) -> "Bundle":
-        """The bundle of `segments`, whose parent has `keys`."""
-        empty = [Segment(segments[0].start, segments[0].start)] * (-len(segments) % 4)
-        starts = torch.tensor([[s.start] for s in (*segments, *empty)], device=device)
-        stops = torch.tensor([[s.stop] for s in (*segments, *empty)], device=device)
-        longest = max(s.stop - s.start for s in segments)
-        places = starts + torch.arange(-(-longest // 8) * 8, device=device)
-        ended = places >= stops
-        index = torch.where(ended, starts, places).flatten()
-        where = (~ended).flatten().nonzero()[:, 0]
-        return Bundle(*keys, index, ended, where, index[where])
+    def of(
+        rows: Sequence[Sequence[Segment]], length: int, keys: tuple[int, int], causal: bool, dtype: torch.dtype,
+        device: torch.device,
+    ) -> "Bundle":  # fmt: skip
+        """The bundle of segments in `rows` of `length` places, whose parent has `keys`; its scores will be of `dtype`."""
+        count = len(rows) if len(rows) < 3 else -(-len(rows) // 4) * 4
+        token, owner = np.full((count, length), rows[0][0].start), np.full((count, length), -1)
+        for row, segments in enumerate(rows):
+            at = 0
+            for number, s in enumerate(segments):
+                stop = at + s.stop - s.start
+                token[row, at:stop], owner[row, at:stop] = np.arange(s.start, s.stop), number
+                at = stop
+        owners, index = (torch.from_numpy(values).to(device) for values in (owner, token.reshape(-1)))
+        seen = owners[:, :, None] == owners[:, None, :]
+        if causal:
+            seen &= allowed(range(length), range(length), True, None, device)
+        where = (owners >= 0).flatten().nonzero()[:, 0]
+        return Bundle(*keys, index, owners < 0, where, index[where], _hidden(seen, dtype))
 
-    def hide(self, scores: Tensor, causal: bool) -> None:
-        """Put -inf in place where a query may not see a key: scores [heads, S, L, groups, L]. Queries without a token see some."""
-        if causal:  # the places behind a segment's end lie ahead of all its tokens
-            length = scores.shape[-1]
-            scores.masked_fill_(~allowed(range(length), range(length), True, None, scores.device)[:, None], -math.inf)
-        else:
-            hidden = self.ended.clone()
-            hidden[:, 0] = False  # an empty segment's queries must see something, too
-            scores.masked_fill_(hidden[:, None, None, :], -math.inf)
+
+class Rows:
+    """Rows of a length that fill with segments: each goes into the first row that has room for it."""
+
+    def __init__(self, length: int, most: int) -> None:
+        self.length, self.most = length, most
+        self.rows: list[list[Segment]] = []
+        self.room: list[int] = []
+
+    def take(self, segment: Segment) -> bool:
+        """Whether there was room."""
+        size = segment.stop - segment.start
+        row = next((i for i, room in enumerate(self.room) if room >= size), len(self.rows))
+        if row == self.most or size > self.length:
+            return False
+        if row == len(self.rows):
+            self.rows.append([])
+            self.room.append(self.length)
+        self.rows[row].append(segment)
+        self.room[row] -= size
+        return True
 
 
 @lru_cache(maxsize=4)
 def bundled(
-    segments: tuple[Segment, ...], window: int | None, device: torch.device
+    segments: tuple[Segment, ...], causal: bool, window: int | None, dtype: torch.dtype, device: torch.device
 ) -> tuple[tuple[Bundle, ...], tuple[Segment, ...]]:
     """Segments that are computed together, those without a parent first, and the others, in their order.
 
-    In a bundle no segment is shorter than half of the longest, so that padding never costs more than it saves; and one
-    has no more than 512 places, which with a parent's keys bounds the scores as a block of queries does.
+    Scores will be of `dtype`. A row has at least `ROW` places, or one segment of more than half as many as the longest, so
+    that little is computed that nobody sees; and a bundle has no more than 512 places, which with a parent's keys bounds the
+    scores as a block of queries does.
     """
     plan, families = Plan(segments), dict[tuple[int, int], list[Segment]]()
     for segment in sorted(segments, key=lambda s: s.start - s.stop):
         length = segment.stop - segment.start
         if 0 < length <= SHORT and (window is None or plan.inherited(segment) + length <= window):
             families.setdefault(plan.keys(segment), []).append(segment)
-    chosen: list[tuple[tuple[int, int], list[Segment]]] = []
+    bundles, together = list[Bundle](), set[Segment]()
     for keys, members in sorted(families.items()):
-        while members:
+        while len(members) > 1:
             longest = members[0].stop - members[0].start
-            group = [s for s in members if 2 * (s.stop - s.start) > longest][: max(1, 512 // longest)]
-            members = members[len(group) :]
-            if len(group) > 1:
-                chosen.append((keys, group))
-    together = {segment for _, group in chosen for segment in group}
-    return (
-        tuple(Bundle.of(group, keys, device) for keys, group in chosen),
-        tuple(segment for segment in segments if segment not in together),
-    )
+            places = max(longest, min(ROW, sum(s.stop - s.start for s in members)))
+            length = -(-places // 8) * 8
+            rows = Rows(length, 512 // length)
+            taken = {s for s in members if (length <= ROW or 2 * (s.stop - s.start) > longest) and rows.take(s)}
+            members = [s for s in members if s not in taken]
+            if len(taken) > 1:
+                bundles.append(Bundle.of(rows.rows, length, keys, causal, dtype, device))
+                together |= taken
+    return tuple(bundles), tuple(segment for segment in segments if segment not in together)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,5 +203,5 @@ def _band(
 
 
 def _hidden(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """[rows, 1, columns]: 0 where `mask`, else -inf."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))[:, None]
+    """[..., rows, 1, columns]: 0 where `mask`, else -inf."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf")).unsqueeze(-2)
