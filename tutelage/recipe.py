@@ -157,6 +157,10 @@ class OptimSpec(Spec):
     neftune_alpha: float | None = Field(
         None, gt=0, description="noise on the embeddings while training (NEFTune, arXiv 2310.05914), e.g. 5; none: none"
     )
+    dropout: float = Field(
+        0.0, ge=0.0, lt=1.0,
+        description="of an encoder's embeddings and of what its layers add, while training (`hidden_dropout_prob` elsewhere, and 0.1 there)",
+    )  # fmt: skip
 
 
 class SaveSpec(Spec):
@@ -335,6 +339,7 @@ ALIASES = {
     "use_rslora": "method.rslora", "use_dora": "method.dora", "init_lora_weights": "method.init",
     "loraplus_lr_ratio": "method.loraplus_ratio", "layers_to_transform": "method.layers", "targets": "target_modules",
     "lora_target_modules": "method.target_modules", "neftune_noise_alpha": "optim.neftune_alpha",
+    "hidden_dropout_prob": "optim.dropout", "dropout": "optim.dropout",
     "output_dir": "out", "sequence_len": "max_tokens", "cutoff_len": "max_tokens", "max_length": "max_tokens",
     "max_seq_length": "max_tokens", "adapter": "method", "bf16": "precision", "fp16": "precision",
     "save_steps": "save.every", "eval_steps": "validate.every", "val_set_size": "data.validation",

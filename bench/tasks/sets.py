@@ -69,7 +69,7 @@ def wnut17(data: Path, out: Path, most: int | None) -> Set:
     train = some(conll(data / "tag/wnut17/wnut17train.conll"), most)
     test = some(conll(data / "tag/wnut17/emerging.test.annotated"), most)
     return Set("wnut17", write(out / "wnut_train.jsonl", train), write(out / "wnut_test.jsonl", test),
-               {"kind": "tag"}, 5, 2e-4, 16, 128)  # fmt: skip
+               {"kind": "tag"}, 3, 2e-4, 16, 128)  # fmt: skip
 
 
 def xquad(data: Path, out: Path, most: int | None) -> Set:

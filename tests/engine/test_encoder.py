@@ -10,6 +10,7 @@ import transformers
 from tutelage.encode.types import Layout, Segment
 from tutelage.engine.attention import NAME, register
 from tutelage.engine.backbone import Backbone, with_stack
+from tutelage.engine.encoder import EncoderStack
 from tutelage.engine.stack import Keep
 from tutelage.methods import METHODS
 from tutelage.recipe import FullSpec, LoraSpec
@@ -80,3 +81,30 @@ def test_a_model_with_another_part_runs_its_own_forward() -> None:
     config = transformers.CONFIG_MAPPING["bert"](**SIZES, is_decoder=True, add_cross_attention=True)
     model = transformers.AutoModel.from_config(config)
     assert with_stack(Backbone(model, model, model, 1.0, None, packs=True, plain_logits=False)).stack is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dropout_is_the_models_own_with_the_same_draws(kind: str) -> None:
+    backbone, parameters = backbone_of(kind, "full")
+    dropouts = [module for module in backbone.model.modules() if isinstance(module, torch.nn.Dropout)]
+    assert isinstance(backbone.stack, EncoderStack)
+    backbone = replace(backbone, stack=replace(backbone.stack, dropout=0.3))
+    results = {}
+    for name, fast, keep in (("own", False, Keep.ALL), *((k.name, True, k) for k in Keep)):
+        for parameter in parameters.values():
+            parameter.grad = None
+        for module in dropouts:
+            module.p = 0.3
+            module.train(not fast)
+        torch.manual_seed(5)
+        states = replace(backbone, keep=keep).hidden(layout(), fast=fast)
+        (states**2 * torch.arange(1, states.numel() + 1).view(states.shape) / 100).sum().backward()
+        results[name] = (states.detach(), {n: p.grad for n, p in parameters.items() if p.grad is not None})
+    expected, gradients = results.pop("own")
+    assert len(gradients) >= 24
+    for states, found in results.values():
+        torch.testing.assert_close(states, expected, rtol=1e-9, atol=1e-11)
+        for parameter, want in gradients.items():
+            torch.testing.assert_close(found[parameter], want, rtol=1e-8, atol=1e-9)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.hidden(layout()), backbone.hidden(layout()), rtol=0, atol=0)

@@ -1,7 +1,7 @@
 """The encoder layer of BERT and its relatives as one function with a hand-written backward.
 
 As `decoder.py` does for Llama's: what a layer saves is its input, the heads' queries, keys, values, output and short rows'
-weights, the two sums before its norms and the input of its activation. `EncoderStack.of` recognises a model by its type and
+weights, the two sums before its norms and its activation's input and result. `EncoderStack.of` recognises a model by its type and
 the exact parts of its layers, and `engine/backbone.py` compares the result with the model's own forward before it is used.
 
 Per layer (Devlin et al. 2018, arXiv 1810.04805 §3; Vaswani et al. 2017, arXiv 1706.03762 §3.1):
@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch.nn.functional import dropout, gelu
 
 from tutelage.encode.types import Layout
 from tutelage.engine import packed
+from tutelage.engine.noise import drop_
 from tutelage.engine.plan import Plan
 from tutelage.engine.product import Products, expressible, known
 from tutelage.engine.stack import Keep
@@ -30,6 +31,7 @@ class Names:
     layers: str
     linear: tuple[str, str, str, str, str, str]
     norms: tuple[str, str]
+    drops: tuple[bool, bool] = (True, True)  # whether dropout is on what attention adds, and on what the rest does
 
 
 BERT = Names(
@@ -42,6 +44,7 @@ DISTILBERT = Names(
     "transformer.layer",
     ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2"),
     ("sa_layer_norm", "output_layer_norm"),
+    (False, True),
 )
 FAMILIES = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), BERT), "distilbert": DISTILBERT,
@@ -82,6 +85,7 @@ class Layer:
     second: LayerNorm
     heads: int
     approximate: str  # of GELU
+    drops: tuple[float, float] = (0.0, 0.0)  # the share of dropout on what its two halves add
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -108,17 +112,22 @@ class Acts:
     middle_mean: Kept = None
     middle_rate: Kept = None
     up: Kept = None
+    act: Kept = None
     up_images: Kept = None
     down_images: Kept = None
     end: Kept = None  # the second norm's input
     end_mean: Kept = None
     end_rate: Kept = None
+    o_mask: Kept = None  # of dropout
+    down_mask: Kept = None
     weights: list[Tensor] = field(default_factory=list)  # of short segments' softmax, as `packed` keeps them
 
     def put_away(self, keep: Keep) -> list[Tensor | None]:
         """The tensors that stay in memory until the backward, in the order of the fields; None: computed again."""
         names = [each.name for each in fields(self)[:-1]]
-        kept = {Keep.INPUT: ["x"], Keep.ATTENTION: [name for name in names if name != "up"], Keep.ALL: names}[keep]
+        wide = ("up", "act")
+        drawn = ["x", "o_mask", "down_mask"]  # draws are never made again
+        kept = {Keep.INPUT: drawn, Keep.ATTENTION: [n for n in names if n not in wide], Keep.ALL: names}[keep]
         weights = self.weights if keep is Keep.ALL else []
         return [*(getattr(self, name) if name in kept else None for name in names), *weights]
 
@@ -140,6 +149,7 @@ def attention_half(layer: Layer, acts: Acts, plan: Plan, pick: Tensor | None) ->
     acts.k, acts.v = k.contiguous(), v.contiguous()
     acts.out = packed.forward(acts.q, acts.k, acts.v, plan, False, None, None, acts.weights).view(tokens, -1)
     (middle,), acts.o_images = layer.o.forward(acts.out if pick is None else acts.out[pick])
+    acts.o_mask = drop_(middle, acts.o_mask, layer.drops[0])
     acts.middle = middle.add_(x if pick is None else x[pick])
     n, acts.middle_mean, acts.middle_rate = layer.first.forward(middle)
     return n
@@ -148,7 +158,9 @@ def attention_half(layer: Layer, acts: Acts, plan: Plan, pick: Tensor | None) ->
 def outer_half(layer: Layer, acts: Acts, n: Tensor) -> Tensor:
     """The layer's result, after filling in everything between."""
     (acts.up,), acts.up_images = layer.up.forward(n)
-    (end,), acts.down_images = layer.down.forward(gelu(acts.up, approximate=layer.approximate))
+    acts.act = gelu(acts.up, approximate=layer.approximate)
+    (end,), acts.down_images = layer.down.forward(acts.act)
+    acts.down_mask = drop_(end, acts.down_mask, layer.drops[1])
     y, acts.end_mean, acts.end_rate = layer.second.forward(end.add_(n))
     acts.end = end
     return y
@@ -177,6 +189,7 @@ class _Encode(torch.autograd.Function):
         n = layer.first.forward(acts.middle)[0]
         if acts.up is None:
             acts.up = layer.up.forward(n)[0][0]
+            acts.act = gelu(acts.up, approximate=layer.approximate)
         dn, outer, second = outer_backward(layer, gradients[0], acts, n)
         dmiddle, first = layer.first.backward(dn, acts.middle, acts.middle_mean, acts.middle_rate)
         dx, inner = attention_backward(layer, dmiddle, acts, plan, pick)
@@ -189,7 +202,8 @@ Gradients = list[Tensor | None]
 def outer_backward(layer: Layer, dy: Tensor, acts: Acts, n: Tensor) -> tuple[Tensor, Gradients, Gradients]:
     """The gradients in n, of the two products, and of the second norm."""
     dend, norm = layer.second.backward(dy, acts.end, acts.end_mean, acts.end_rate)
-    dact, down = layer.down.backward([dend], gelu(acts.up, approximate=layer.approximate), acts.down_images)
+    dadded = dend if acts.down_mask is None else dend * acts.down_mask
+    dact, down = layer.down.backward([dadded], acts.act, acts.down_images)
     dup = torch.ops.aten.gelu_backward(dact, acts.up, approximate=layer.approximate)
     dn, up = layer.up.backward([dup], n, acts.up_images)
     return dn.add_(dend), [*up, *down], norm
@@ -202,7 +216,8 @@ def attention_backward(
     q, k, v, out = acts.q, acts.k, acts.v, acts.out
     tokens = out.shape[0]
     shape = (tokens, layer.heads, 1, q.shape[-1])
-    dout, o = layer.o.backward([dmiddle], out if pick is None else out[pick], acts.o_images)
+    dadded = dmiddle if acts.o_mask is None else dmiddle * acts.o_mask
+    dout, o = layer.o.backward([dadded], out if pick is None else out[pick], acts.o_images)
     if pick is not None:
         dout, dmiddle = (t.new_zeros(tokens, t.shape[1]).index_copy_(0, pick, t) for t in (dout, dmiddle))
     dq, dk, dv = packed.backward(dout.view(shape), q, k, v, out.view(shape), plan, False, None, None, acts.weights)
@@ -214,11 +229,16 @@ def attention_backward(
 
 @dataclass(frozen=True)
 class EncoderStack:
-    """The body of a recognised model. Positions count from `first_position`."""
+    """The body of a recognised model. Positions count from `first_position`.
+
+    `dropout` is the share of hidden values that are dropped wherever gradients are computed: of the embeddings, and of what
+    each half of a layer adds (`hidden_dropout_prob`; weights of attention are not dropped).
+    """
 
     body: Any
     names: Names
     first_position: int
+    dropout: float = 0.0
 
     @staticmethod
     def of(model: Any, first_position: int = 0) -> "EncoderStack | None":
@@ -252,32 +272,34 @@ class EncoderStack:
 
         `embeddings` [N, H] stand in for those of the layout's ids.
         """
-        layers = [layer for layer in map(self._layer, self.layers) if layer is not None]
+        share = self.dropout if torch.is_grad_enabled() else 0.0
+        layers = [layer for layer in (self._layer(module, share) for module in self.layers) if layer is not None]
         if len(layers) < len(self.layers):
             return None
-        x, plan = self._embedded(layout, embeddings), Plan(layout.segments)
+        x, plan = self._embedded(layout, embeddings, share), Plan(layout.segments)
         for index, layer in enumerate(layers):
             rows = pick if index == len(layers) - 1 else None
             x = _Encode.apply(x, layer, plan, rows, keep, *layer.parameters)  # type: ignore[no-untyped-call]
         return x
 
-    def _embedded(self, layout: Layout, embeddings: Tensor | None) -> Tensor:
+    def _embedded(self, layout: Layout, embeddings: Tensor | None, share: float) -> Tensor:
         positions = layout.positions[None] + self.first_position
         types = {} if layout.types is None else {"token_type_ids": layout.types[None]}
         ids, given = (layout.ids[None], None) if embeddings is None else (None, embeddings[None])
         x: Tensor = self.body.embeddings(input_ids=ids, inputs_embeds=given, position_ids=positions, **types)[0]
+        x = dropout(x, share) if share else x
         return self.body.embeddings_project(x) if hasattr(self.body, "embeddings_project") else x  # ELECTRA
 
-    def _layer(self, module: Any) -> Layer | None:
+    def _layer(self, module: Any, share: float) -> Layer | None:
         linear = [module.get_submodule(name) for name in self.names.linear]
         if not all(expressible(each) for each in linear):
             return None
         q, k, v, o, up, down = linear
         first, second = (LayerNorm(module.get_submodule(name)) for name in self.names.norms)
-        config = self.body.config
+        config, drops = self.body.config, self.names.drops
         return Layer(
             Products((q, k, v)), Products((o,)), Products((up,)), Products((down,)), first, second,
-            config.num_attention_heads, APPROXIMATIONS[_activation(config)],
+            config.num_attention_heads, APPROXIMATIONS[_activation(config)], (share * drops[0], share * drops[1]),
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""NEFTune: uniform noise on the embeddings that training reads (Jain et al. 2023, arXiv 2310.05914, Algorithm 1)."""
+"""What training adds by chance: NEFTune's noise on embeddings (Jain et al. 2023, arXiv 2310.05914, Algorithm 1), and dropout."""
 
 import torch
 from torch import Tensor
@@ -17,3 +17,16 @@ def noisy(embeddings: Tensor, segments: tuple[Segment, ...], alpha: float) -> Te
     )
     drawn = torch.rand(embeddings.shape, dtype=torch.float32, device=embeddings.device)
     return embeddings + drawn.mul_(2).sub_(1).mul_(bounds[:, None]).to(embeddings.dtype)
+
+
+def drop_(x: Tensor, mask: Tensor | None, share: float) -> Tensor | None:
+    """Dropout of `x` in place by a mask, drawn where there is none yet: 0, or 1 / (1 - share). Returns the mask.
+
+    Srivastava et al. 2014 (JMLR 15), §10; the same draws as torch's. None without dropout.
+    """
+    if not share:
+        return None
+    if mask is None:
+        mask = torch.empty_like(x).bernoulli_(1 - share).div_(1 - share)
+    x.mul_(mask)
+    return mask

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from tutelage.engine.backbone import Backbone
+from tutelage.engine.encoder import EncoderStack
 from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.nf4 import functional
 from tutelage.engine.precision import ExecutionPlan, choose_precision, device_name
@@ -56,7 +57,7 @@ def choose_plan(recipe: Recipe) -> ExecutionPlan:
     torch.set_num_threads(threads)
     precision, rates = choose_precision(recipe.precision, device)
     tokens = recipe.batch.tokens if isinstance(recipe.batch.tokens, int) else AUTO_TOKENS[device]
-    draws = getattr(recipe.method, "dropout", 0.0) > 0.0 or recipe.optim.neftune_alpha is not None
+    draws = any((getattr(recipe.method, "dropout", 0.0), recipe.optim.neftune_alpha, recipe.optim.dropout))
     return ExecutionPlan(
         precision=precision, device=device, threads=threads, tokens=max(tokens, 1),
         share_prefix=recipe.batch.share_prefix and not draws,  # a shared prefix would share its draws
@@ -81,11 +82,11 @@ def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: 
     model = material.loaded or load_for(recipe, material, plan.dtype, store.parent)
     model = model.to(
         device=plan.device, dtype=plan.dtype
-    ).eval()  # dropout of the pre-trained model stays off: packing has none
+    ).eval()  # dropout of the pre-trained model stays off; `optim.dropout` is ours
     backbone = material.task.backbone(model)
     trainable = METHODS.get(recipe.method.kind).prepare(model, recipe.method, seed=recipe.seed)
     set_training(model)
-    backbone = replace(backbone.settled(), noise=recipe.optim.neftune_alpha or 0.0)
+    backbone = dropping(replace(backbone.settled(), noise=recipe.optim.neftune_alpha or 0.0), recipe)
     start_threads()
     varies = hasattr(material.task, "vary")  # then ids occur that are in no row
     rows = {} if varies else used_rows(model, trainable.parameters, material.train.rows, recipe.optim.weight_decay)
@@ -149,6 +150,25 @@ def calibrated(
 def loader_of(material: Material) -> Callable[[torch.dtype], Any]:
     """Loads the model with the head that the task needs, in a dtype."""
     return lambda dtype: load_with_head(material.fetched.path, material.task.head, dtype=dtype)
+
+
+def dropping(backbone: Backbone, recipe: Recipe) -> Backbone:
+    """The same with the recipe's share of hidden values dropped while training."""
+    share = recipe.optim.dropout
+    if not share:
+        return backbone
+    if getattr(recipe.method, "dropout", 0.0):
+        raise RecipeError(
+            "two kinds of dropout at once are not built", where="optim.dropout",
+            why="method.dropout drops the adapters' input, in layers that do not have the other", fix="leave one of them out",
+        )  # fmt: skip
+    if not isinstance(backbone.stack, EncoderStack):
+        raise RecipeError(
+            f"dropout of hidden values is not built for {backbone.model.config.model_type}", where="optim.dropout",
+            why="only BERT's relatives, trained without DoRA, run as layers that have it",
+            fix="leave `optim.dropout` out; LoRA has its own: method.dropout",
+        )  # fmt: skip
+    return replace(backbone, stack=replace(backbone.stack, dropout=share))
 
 
 def set_training(model: Any, on: bool = True) -> None:
