@@ -159,7 +159,7 @@ class OptimSpec(Spec):
     )
     dropout: float = Field(
         0.0, ge=0.0, lt=1.0,
-        description="of an encoder's embeddings and of what its layers add, while training (`hidden_dropout_prob` elsewhere, and 0.1 there)",
+        description="while training, of an encoder's embeddings and of what its layers add (elsewhere: `hidden_dropout_prob`, 0.1)",
     )  # fmt: skip
 
 

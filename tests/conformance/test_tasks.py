@@ -15,7 +15,7 @@ from tutelage.data.prepare import prepare
 from tutelage.engine.nf4 import plain_values
 from tutelage.errors import RecipeError
 from tutelage.methods.qlora import quantised
-from tutelage.recipe import Recipe, make_recipe
+from tutelage.recipe import LoraSpec, Recipe, make_recipe
 from tutelage.runs import read_json
 from tutelage.tasks import TASKS
 from tutelage.train import checkpoint
@@ -157,6 +157,40 @@ def test_noise_on_embeddings_is_for_models_with_one_stack(made: Made, rows_file:
                 next(e.loss for e in training(build(r, tmp_path)[1]) if e.event == "step") for r in (calm, recipe)
             ]
             assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
+def test_dropout_of_hidden_values_is_for_encoders(made: Made, rows_file: Made, tmp_path: Path) -> None:
+    optim = {"steps": 3, "batch_size": 8, "dropout": 0.2}
+    refused = (
+        recipe_for("classify", "llama", "lora", made, rows_file, optim=optim),
+        recipe_for("tag", "bert", "lora", made, rows_file, optim=optim).model_copy(
+            update={"method": LoraSpec(rank=4, dropout=0.1)}
+        ),
+        recipe_for("tag", "bert", "lora", made, rows_file, optim=optim).model_copy(
+            update={"method": LoraSpec(rank=4, dora=True)}
+        ),
+    )
+    for recipe, why in zip(refused, ("for llama", "two kinds of dropout", "without DoRA")):
+        with pytest.raises(RecipeError, match=why) as caught:
+            build(recipe, tmp_path)
+        assert caught.value.problems[0].where == "optim.dropout"
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_run_with_dropout_goes_on_bit_for_bit(method: str, made: Made, rows_file: Made, tmp_path: Path) -> None:
+    optim = {"steps": 4, "batch_size": 3, "learning_rate": 1e-3}
+    calm, recipe = (
+        recipe_for(
+            "tag", "bert", method, made, rows_file, optim={**optim, "dropout": share}, save={"every": 2, "keep": 9}
+        )
+        for share in (0.0, 0.3)
+    )
+    whole, still = build(recipe, tmp_path / "whole")[1], build(calm, tmp_path / "calm")[1]
+    expected = [(e.step, e.loss, e.gradient_norm) for e in training(whole) if e.event == "step"]
+    assert expected[0] != next((e.step, e.loss, e.gradient_norm) for e in training(still) if e.event == "step")
+    _, again = build(recipe, tmp_path / "again")
+    restore(again, checkpoint.load(whole.store / "step-00000002"))
+    assert [(e.step, e.loss, e.gradient_norm) for e in training(again) if e.event == "step"] == expected[2:]
 
 
 def run_alone(model: Any, material: Material) -> torch.Tensor:
