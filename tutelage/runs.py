@@ -25,6 +25,7 @@ MANIFEST = "manifest.json"
 EVENTS = "events.jsonl"
 FORGETTING = "forgetting.json"
 TASK = "task.json"  # in model/: the task with its label names, for whoever uses the model
+ALL_TASKS = "tasks.json"  # in model/ where it learnt several: all of them
 
 
 def fsync_folder(path: Path) -> None:

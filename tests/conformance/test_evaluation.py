@@ -73,3 +73,75 @@ def test_unlabelled_rows_are_ordered_by_doubt(made: Made, rows_file: Made, tmp_p
     unlabelled.write_text('{"txet": "x"}\n')
     with pytest.raises(DataError, match="no `text`"):
         tutelage.evaluate(run, data=data, label_next=str(unlabelled), skip_forgetting=True)
+
+
+def short_run(model: Path, out: Path, task: Any, train: list[Any], **more: Any) -> str:
+    recipe = make_recipe({
+        "model": str(model), "task": task, "data": {"train": train, **more}, "method": "full", "max_tokens": 128,
+        "optim": {"steps": 30, "batch_size": 8, "learning_rate": 3e-3}, "precision": "fp32", "forgetting": False, "threads": 1,
+    })  # fmt: skip
+    tutelage.train(recipe, out=str(out))
+    return str(out)
+
+
+@pytest.mark.parametrize("case", ["classify", "several", "verbalised", "tag"])
+def test_rows_that_count_one_each_keep_the_labels_of_the_task(
+    case: str, made: Made, rows_file: Made, tmp_path: Path
+) -> None:
+    kind, task = CASES[case]
+    data = str(rows_file(case))
+    run = short_run(made(kind), tmp_path / "run", task, [{"path": data, "loss": "examples"}])
+    plain = short_run(made(kind), tmp_path / "plain", task, [data])
+    saved, expected = (json.loads((Path(p) / "model" / "task.json").read_text())["labels"] for p in (run, plain))
+    assert saved == expected
+    found = tutelage.evaluate(run, data=data, skip_forgetting=True)
+    main = found["main_metric"]
+    assert found["metrics"][main]["value"] > 0.5
+
+
+def test_each_task_of_a_mixed_run_is_evaluated_by_its_name(made: Made, rows_file: Made, tmp_path: Path) -> None:
+    labels, pairs = str(rows_file("verbalised")), str(rows_file("seq2seq"))
+    train = [
+        {"path": labels, "task": CASES["verbalised"][1]},
+        {"path": pairs, "task": {"kind": "seq2seq", "max_target_tokens": 8}},
+    ]
+    run = short_run(made("llama"), tmp_path / "run", "chat", train, validation=0.25)
+    first = tutelage.evaluate(run, skip_forgetting=True)
+    assert first["task"] == "classify"
+    assert first["metrics"]["accuracy"]["n"] == first["rows"] > 0
+    held = tutelage.evaluate(run, task="seq2seq", skip_forgetting=True)
+    assert held["task"] == "seq2seq"
+    assert held["rows"] > 0
+    assert tutelage.evaluate(run, data=labels, skip_forgetting=True)["rows"] == 8
+    assert tutelage.evaluate(run, data=pairs, task="seq2seq", skip_forgetting=True)["rows"] == 8
+
+
+@pytest.mark.parametrize("case", ["classify", "several", "verbalised", "tag"])
+def test_a_label_that_training_lacked_is_a_sentence_with_its_row(
+    case: str, made: Made, rows_file: Made, tmp_path: Path
+) -> None:
+    kind, task = CASES[case]
+    run = short_run(made(kind), tmp_path / "run", task, [str(rows_file(case))])
+    odd: dict[str, Any] = {"text": "a text", "label": "unheard"}
+    if case == "tag":
+        odd = {"tokens": ["a", "word"], "tags": ["O", "B-unheard"]}
+    if case == "several":
+        odd = {"text": "a text", "labels": ["unheard"]}
+    path = tmp_path / "odd.jsonl"
+    path.write_text(json.dumps(odd) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"unheard.*is unknown") as caught:
+        tutelage.evaluate(run, data=str(path), skip_forgetting=True)
+    assert caught.value.problems[0].where == f"{path}:1"
+
+
+def test_a_question_without_room_for_its_context_is_named_and_not_scored(
+    made: Made, rows_file: Made, tmp_path: Path
+) -> None:
+    data = rows_file("extract")
+    run = short_run(made("bert"), tmp_path / "run", {"kind": "extract"}, [str(data)])
+    row = json.loads(data.read_text(encoding="utf-8").splitlines()[0])
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps(row) + "\n" + json.dumps({**row, "question": "where " * 200}) + "\n", encoding="utf-8")
+    found = tutelage.evaluate(run, data=str(path), skip_forgetting=True)
+    assert found["too_long"] == [f"{path}:2"]
+    assert found["rows"] == 1

@@ -12,6 +12,8 @@ import torch
 import transformers
 
 from tutelage.data.prepare import prepare
+from tutelage.data.rows import Tagged
+from tutelage.data.types import At
 from tutelage.engine.nf4 import plain_values
 from tutelage.errors import RecipeError
 from tutelage.methods.qlora import quantised
@@ -157,6 +159,36 @@ def test_noise_on_embeddings_is_for_models_with_one_stack(made: Made, rows_file:
                 next(e.loss for e in training(build(r, tmp_path)[1]) if e.event == "step") for r in (calm, recipe)
             ]
             assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
+def test_windows_of_little_room_share_at_most_half_of_it(made: Made, rows_file: Made) -> None:
+    recipe = recipe_for("tag", "bert", "full", made, rows_file).model_copy(update={"max_tokens": 22})
+    task: Any = gather(recipe, lambda text: None).task
+    words = ("ada", "went", "to", "london") * 20
+    found = task.windows_of(Tagged(words, ("O",) * 80, At("long", 1)))
+    assert 2 < len(found) <= 12
+    assert sorted(word for window in found for word in window.words) == list(range(80))
+
+
+def test_a_threshold_for_a_label_that_is_none_is_refused(made: Made, rows_file: Made) -> None:
+    recipe = recipe_for("several", "bert", "full", made, rows_file)
+    spec: Any = recipe.task
+    wrong = recipe.model_copy(update={"task": spec.model_copy(update={"thresholds": {"goood": 0.3}})})
+    with pytest.raises(RecipeError, match="unknown label `goood`") as caught:
+        gather(wrong, lambda text: None)
+    assert "good" in str(caught.value.problems[0].fix)
+
+
+def test_encoder_decoders_read_and_write_no_further_than_their_positions(made: Made, rows_file: Made) -> None:
+    places = read_json(made("bart") / "config.json")["max_position_embeddings"]
+    recipe = recipe_for("seq2seq", "bart", "full", made, rows_file).model_copy(update={"max_tokens": 9999})
+    task: Any = gather(recipe, lambda text: None).task
+    assert task.tokens.limit == places
+    spec: Any = recipe.task
+    long = recipe.model_copy(update={"task": spec.model_copy(update={"max_target_tokens": places + 1})})
+    with pytest.raises(RecipeError, match=f"at most {places} tokens") as caught:
+        gather(long, lambda text: None)
+    assert caught.value.problems[0].where == "task.max_target_tokens"
 
 
 def test_dropout_of_hidden_values_is_for_encoders(made: Made, rows_file: Made, tmp_path: Path) -> None:

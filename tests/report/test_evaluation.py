@@ -1,6 +1,7 @@
 """Evaluations in the report: every part is shown, odd values do no harm."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,15 @@ def test_spans_stay_on_their_scale() -> None:
     assert 'x="40"' in drawn
     assert drawn.count("<rect") == 4
     assert spans([]) == ""
+
+
+def test_slices_of_a_score_beyond_one_stay_in_their_picture(finished_run: Path) -> None:
+    slices = [
+        {"by": "length", "value": "short", "score": estimate(value, value - 5, value + 5)} for value in (20.0, 60.0)
+    ]
+    write(finished_run, "test", {**EVALUATION, "slices": slices})
+    (shown,) = evaluations(finished_run)
+    pictures = [str(one["picture"]) for one in shown["slices"]]
+    places = [float(x) for picture in pictures for x in re.findall(r'(?:x|x1|x2|cx)="([-0-9.]+)"', picture)]
+    assert places
+    assert all(0 <= place <= 100 for place in places)

@@ -16,7 +16,7 @@ from tutelage.recipe import DataSpec, Recipe, SourceSpec, read_recipe
 from tutelage.registry import suggestion
 from tutelage.runs import MANIFEST, find_run, read_json
 from tutelage.tasks import TASKS
-from tutelage.tasks.opening import read_task
+from tutelage.tasks.opening import read_task, task_folder
 from tutelage.taskspec import TASKS as SPECS
 from tutelage.taskspec import ChatSpec, TaskSpec
 
@@ -44,14 +44,14 @@ def recipe_of(model: str) -> Recipe | None:
 
 
 def spec_of(task: str | None, recipe: Recipe | None, model: str) -> TaskSpec:
-    """The task that is evaluated: the one named, else the run's or the tuned model's, else chat."""
-    known = recipe.task if recipe else read_task(Path(model))
+    """The task that is evaluated: the one named, of those that the run learnt if it is among them; else the first, else chat."""
+    folder = task_folder(model)
+    known = read_task(folder) or (recipe.task if recipe else None)
     if task is None or (known is not None and known.kind == task):
         return known or ChatSpec()
     if task not in SPECS:
         raise UsageError(f"unknown task `{task}`", where="task", fix=suggestion(task, SPECS))
-    spec: Any = SPECS[task]()
-    return spec  # type: ignore[no-any-return]
+    return read_task(folder, task) or SPECS[task]()  # type: ignore[return-value]
 
 
 def precision_of(model: str) -> str:
@@ -63,21 +63,32 @@ def read_rows(data: str | None, recipe: Recipe | None, spec: TaskSpec, *, most: 
     """The rows of the file or folder `data`, or without it the run's held-out rows; at most `most`, evenly spread."""
 
     def accepts(source: SourceSpec | None) -> tuple[type, ...]:
-        return TASKS.get((source.task if source and source.task else spec).kind).accepts(spec)
+        own = source.task if source and source.task else known
+        return TASKS.get(own.kind).accepts(own)
 
+    known = recipe.task if recipe else spec
     training: tuple[Value, ...] = ()
     if recipe is not None and (recipe.data.train or recipe.data.rows):
         prepared = prepare(recipe.data, seed=recipe.seed, accepts=accepts)
-        training = tuple(value for row in prepared.train if (value := reference_of(row)) is not None)
+        kinds = {file: (source.task or recipe.task).kind for file, source in prepared.sources.items()}
+        train, held_out = (
+            tuple(row for row in part if kinds.get(row.at.source, spec.kind) == spec.kind)
+            for part in (prepared.train, prepared.validation)
+        )
+        training = tuple(value for row in train if (value := reference_of(row)) is not None)
         if data is None:
-            if not prepared.validation:
+            if not held_out:
                 raise DataError(
-                    "this run has no held-out rows", where="data.validation", fix="evaluate with --data FILE"
+                    "this run has no held-out rows of this task",
+                    where="data.validation",
+                    fix="evaluate with --data FILE",
                 )
-            return Rows("held-out rows", _spread(prepared.validation, most), (), None, training)
+            return Rows("held-out rows", _spread(held_out, most), (), None, training)
     if data is None:
         raise UsageError("there is nothing to score", where="data", fix="--data FILE")
-    found = prepare(DataSpec(train=[SourceSpec(path=data)]), seed=0, accepts=accepts)
+    found = prepare(
+        DataSpec(train=[SourceSpec(path=data)]), seed=0, accepts=lambda source: TASKS.get(spec.kind).accepts(spec)
+    )
     return Rows(data, _spread(found.train, most), found.dropped, columns_of(data), training, found.train)
 
 

@@ -21,7 +21,7 @@ from tutelage.methods.opening import open_model
 from tutelage.metrics import Prediction
 from tutelage.tasks import chat
 from tutelage.tasks.chat_answers import encoded_rows, predict
-from tutelage.tasks.opening import open_for_task
+from tutelage.tasks.opening import open_for_task, read_task, task_folder
 from tutelage.taskspec import ChatSpec, ClassifySpec, TaskSpec
 
 Say = Callable[[str], None]
@@ -85,10 +85,10 @@ def score_task(
     model: str, untouched: bool, label: str, rows: Rows, asked: Asked, base: Probed | None, say: Say
 ) -> Scored:
     """A model on the rows of any other task, by the task's own `predict`. Probes need a causal model with a chat template."""
-    spec = None if recipe_of(model) else asked.spec
     opened = open_for_task(
-        model, base=untouched, task=spec, rows=rows.training_rows, precision=asked.precision, say=say
-    )
+        model, base=untouched, task=_spec(model, asked), rows=rows.training_rows, others=rows.rows,
+        precision=asked.precision, say=say,
+    )  # fmt: skip
     name = "untouched model" if untouched else opened.name
     say(f"{label}: {len(rows.rows)} rows")
     predictions = with_columns(opened.predict(rows.rows), rows, asked.group)
@@ -99,6 +99,12 @@ def score_task(
         probed = probe(opened.backbone.model, opened.task.template, asked.probes, base=base, seed=asked.seed)
     missing = tuple(str(row.at) for row in rows.rows if row.at not in scored)
     return _finished(name, label, predictions, asked, probed, missing)
+
+
+def _spec(model: str, asked: Asked) -> TaskSpec:
+    """A run's own task of the kind that is asked for, with its label names."""
+    own = read_task(task_folder(model), asked.spec.kind) if recipe_of(model) else None
+    return own or asked.spec
 
 
 EVALUATED: dict[str, Evaluate] = {"chat": score_chat}  # the other tasks predict for themselves
@@ -120,8 +126,7 @@ def least_sure(model: str, data: str, asked: Asked, rows: Rows) -> list[Uncertai
             f"rows to label next are not found for the task {asked.task}", where="label_next",
             why="they are ordered by the probabilities of their labels", fix="--task classify",
         )  # fmt: skip
-    spec = None if recipe_of(model) else asked.spec
-    opened = open_for_task(model, task=spec, rows=rows.training_rows, precision=asked.precision)
+    opened = open_for_task(model, task=_spec(model, asked), rows=rows.training_rows, precision=asked.precision)
     known = opened.task.spec
     assert isinstance(known, ClassifySpec)
     placeholder = () if known.multi_label else tuple((known.labels or [])[:1])

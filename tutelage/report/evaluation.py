@@ -59,7 +59,7 @@ def _evaluation(name: str, value: dict[str, Any]) -> dict[str, Any]:
         "name": name, "data": value.get("data", ""), "rows": count(value.get("rows")), "task": value.get("task", ""),
         "heads": [head for head, _ in systems], "scores": [_row(m, systems, differences) for m in value["metrics"]],
         "main": value.get("main_metric", ""),
-        "slices": [_slice(one) for one in listed(value.get("slices"))],
+        "slices": _slices([_mapping(one) for one in listed(value.get("slices"))]),
         "confusion": _confusion(_mapping(value.get("confusion"))),
         "classes": [_class(one) for one in listed(value.get("per_class"))],
         "forgetting": _forgetting(_mapping(value.get("forgetting")), differences),
@@ -116,14 +116,19 @@ def _sentence(one: dict[str, Any]) -> str:
     return f"cannot tell with n = {count(one.get('n'))}" if said == "cannot tell" else said
 
 
-def _slice(one: Any) -> dict[str, Any]:
-    found = _mapping(one)
-    value = _mapping(found.get("score"))
-    span = _span(value, "after")
-    return {
-        "by": found.get("by", ""), "value": found.get("value", ""), "score": _interval(value), "n": count(value.get("n")),
-        "picture": spans([span] if span else [], least=0.0, most=1.0),
-    }  # fmt: skip
+def _slices(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All on one scale, from 0 to 1 or as far as they reach."""
+    values = [_mapping(one.get("score")) for one in found]
+    drawn = [_span(value, "after") for value in values]
+    least = min([0.0, *(span.low for span in drawn if span)])
+    most = max([1.0, *(span.high for span in drawn if span)])
+    return [
+        {
+            "by": one.get("by", ""), "value": one.get("value", ""), "score": _interval(value), "n": count(value.get("n")),
+            "picture": spans([span] if span else [], least=least, most=most),
+        }
+        for one, value, span in zip(found, values, drawn)
+    ]  # fmt: skip
 
 
 def _confusion(found: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import DataError, Problem, RecipeError
 from tutelage.metrics.types import Prediction
 from tutelage.models.types import HeadWanted
+from tutelage.registry import suggestion
 from tutelage.tasks import verbalise
 from tutelage.tasks.batching import per_row
 from tutelage.tasks.labels import class_weights, label_names
@@ -50,6 +51,7 @@ class Classify:
         _check_counts([*rows, *others], spec)
         if spec.num_labels != 1:
             names = label_names(rows, others, _labels, spec.labels)
+            _check_thresholds(spec, names)
             weights = class_weights(names, [label for row in rows for label in row.labels], spec.class_weights)
             spec = spec.model_copy(update={"labels": list(names), "class_weights": weights})
         if spec.verbalised:
@@ -84,13 +86,19 @@ def _check_spec(spec: ClassifySpec) -> None:
         )
     if spec.verbalised and spec.multi_label:
         problems.append(Problem("`verbalised` writes one label", "task.multi_label", fix="multi_label: false"))
-    if isinstance(spec.thresholds, dict) and spec.labels is not None:
-        unknown = sorted(set(spec.thresholds) - set(spec.labels))
-        problems += [
-            Problem(f"`task.thresholds` names an unknown label `{name}`", "task.thresholds") for name in unknown
-        ]
     if problems:
         raise RecipeError(problems)
+
+
+def _check_thresholds(spec: ClassifySpec, names: Sequence[str]) -> None:
+    unknown = sorted(set(spec.thresholds) - set(names)) if isinstance(spec.thresholds, dict) else []
+    if unknown:
+        raise RecipeError(
+            [
+                Problem(f"`task.thresholds` names an unknown label `{name}`", "task.thresholds", fix=suggestion(name, list(names)))
+                for name in unknown
+            ]
+        )  # fmt: skip
 
 
 def _check_counts(rows: Sequence[Labelled], spec: ClassifySpec) -> None:

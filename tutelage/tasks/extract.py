@@ -182,6 +182,7 @@ class Extractor(Scored):
                 context=row.context,
             )
             for row, found in zip(asked, self.answer(backbone, asked, plan, may_be_none=may_be_none))
+            if found.tokens  # else the question leaves no room for its context
         ]  # fmt: skip
 
     def answer(

@@ -19,7 +19,11 @@ def label_names(
     else:
         names = tuple(sorted({label for row in rows for label in of(row)}))
     known = set(names)
-    why = "`task.labels` does not name it" if given is not None else "no training row has it, so it cannot be learnt"
+    why = (
+        "it is none of the task's labels (`task.labels`, or those of training)"
+        if given is not None
+        else "no training row has it, so it cannot be learnt"
+    )
     problems = [
         Problem(f"the label {label!r} is unknown", str(row.at), why, suggestion(label, list(names)))
         for row in (*rows, *others)

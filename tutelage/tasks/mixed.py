@@ -47,7 +47,8 @@ def open_task(spec: TaskSpec, sources: Sources, opening: Opening) -> Bound:
             fix="with a chat model, use classify with `verbalised: true`, seq2seq and chat",
         )  # fmt: skip
     alone = frozenset(file for file, source in sources.items() if source.loss == "examples")
-    return Mixed(spec, tuple(members), alone)
+    main = next((index for index, each in enumerate(different) if each is spec), 0)
+    return Mixed(members[main].task.spec, tuple(members), alone)
 
 
 def _of(rows: Sequence[Row], files: frozenset[str]) -> tuple[Row, ...]:
@@ -64,7 +65,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Mixed:
-    """Tasks that share a head. `by_example`: files whose rows count 1 each in the loss."""
+    """Tasks that share a head. `spec` is the recipe's where a source has it, else the first one's, with its label names.
+
+    `by_example`: files whose rows count 1 each in the loss.
+    """
 
     spec: TaskSpec
     members: tuple[Member, ...]

@@ -20,7 +20,7 @@ from tutelage.models.load import family_of, load_tokenizer, load_with_head
 from tutelage.models.ref import parse_ref
 from tutelage.models.safety import check_folder, read_object
 from tutelage.recipe import Recipe, read_recipe
-from tutelage.runs import MANIFEST, TASK, read_json
+from tutelage.runs import ALL_TASKS, MANIFEST, TASK, read_json
 from tutelage.tasks.types import TASKS, Bound, Opening
 from tutelage.taskspec import TASKS as SPECS
 from tutelage.taskspec import ChatSpec, TaskSpec
@@ -45,33 +45,46 @@ class OpenedTask:
 
 def open_for_task(
     name: str, *, base: bool = False, task: TaskSpec | None = None, max_tokens: int | None = None,
-    rows: Sequence[Row] = (), precision: str = "auto", say: Say = lambda text: None,
+    rows: Sequence[Row] = (), others: Sequence[Row] = (), precision: str = "auto", say: Say = lambda text: None,
 ) -> OpenedTask:  # fmt: skip
     """The model of a run folder (with `base` the untouched one), of a model folder, or of a name.
 
     A run and a tuned model know their task; for any other model `task` says it, and label names come from `rows`.
+    A label in `others` that is none of them is a DataError.
     """
     folder = next((path for path in (Path(name), Path("runs") / name) if (path / MANIFEST).is_file()), None)
     if folder is not None:
-        return _open_run(folder, base, task, max_tokens, precision, say)
+        return _open_run(folder, base, task, max_tokens, others, precision, say)
     fetched = fetch(parse_ref(name), say=say)
     spec = task or read_task(fetched.path)
     if spec is None:
         raise UsageError(f"the task of {name} is not known", fix="name one, e.g. --task classify")
-    return _open(spec, fetched.path, None, fetched.path, max_tokens or 1024, rows, name, precision)
+    return _open(spec, fetched.path, None, fetched.path, max_tokens or 1024, (rows, others), name, precision)
 
 
-def read_task(model: Path) -> TaskSpec | None:
-    """The task that a tuned model folder says it was trained for."""
+def read_task(model: Path, kind: str | None = None) -> TaskSpec | None:
+    """The task that a tuned model folder says it was trained for; of several, the one of `kind`."""
     if not (model / TASK).is_file():
         return None
-    values = read_json(model / TASK)
-    spec: Any = SPECS[values["kind"]].model_validate(values)
-    return spec  # type: ignore[no-any-return]
+    known = [read_json(model / TASK), *(read_json(model / ALL_TASKS) if (model / ALL_TASKS).is_file() else [])]
+    values = next((values for values in known if kind in (None, values["kind"])), None)
+    return None if values is None else SPECS[values["kind"]].model_validate(values)  # type: ignore[return-value]
+
+
+def task_folder(name: str) -> Path:
+    """Where a run or a model folder says which tasks it learnt."""
+    run = next((path for path in (Path(name), Path("runs") / name) if (path / MANIFEST).is_file()), None)
+    return Path(name) if run is None else run / "model"
 
 
 def _open_run(
-    folder: Path, base: bool, task: TaskSpec | None, max_tokens: int | None, precision: str, say: Say
+    folder: Path,
+    base: bool,
+    task: TaskSpec | None,
+    max_tokens: int | None,
+    others: Sequence[Row],
+    precision: str,
+    say: Say,
 ) -> OpenedTask:
     manifest, tuned = read_json(folder / MANIFEST), folder / "model"
     if not tuned.is_dir():
@@ -84,12 +97,12 @@ def _open_run(
     origin = Path(manifest["model"]["path"])
     if not origin.is_dir():
         origin = fetch(parse_ref(manifest["model"]["name"]), say=say).path
-    quantisation = read_quantisation(tuned)
+    quantisation, rows = read_quantisation(tuned), ((), others)
     if base:
-        return _open(spec, origin, None, origin, longest, (), f"{folder} (base)", precision, quantisation)
+        return _open(spec, origin, None, origin, longest, rows, f"{folder} (base)", precision, quantisation)
     if (tuned / CONFIG).is_file():
-        return _open(spec, origin, tuned, tuned, longest, (), str(folder), precision, quantisation)
-    return _open(spec, tuned, None, tuned, longest, (), str(folder), precision)
+        return _open(spec, origin, tuned, tuned, longest, rows, str(folder), precision, quantisation)
+    return _open(spec, tuned, None, tuned, longest, rows, str(folder), precision)
 
 
 def _open(
@@ -98,7 +111,7 @@ def _open(
     adapter: Path | None,
     tokenizer: Path,
     max_tokens: int,
-    rows: Sequence[Row],
+    rows: tuple[Sequence[Row], Sequence[Row]],  # of training, and others
     name: str,
     wanted: str,
     quantisation: Quantisation | None = None,
@@ -108,7 +121,7 @@ def _open(
     precision, rates = choose_precision(wanted, device)
     config = read_object(model / "config.json")
     tokens = load_tokenizer(tokenizer if (tokenizer / "tokenizer.json").is_file() else model)
-    opening = Opening(tokens, config, family_of(config), max_tokens, "truncate", tuple(rows))
+    opening = Opening(tokens, config, family_of(config), max_tokens, "truncate", tuple(rows[0]), tuple(rows[1]))
     task = TASKS.get(spec.kind).open(spec, replace(opening, eos_ids=_stop_ids(model)))
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     torch.manual_seed(0)  # an untouched model's new head is drawn

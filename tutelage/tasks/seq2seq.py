@@ -16,7 +16,7 @@ from tutelage.data.types import At, Conversation, Dropped, Message, Row
 from tutelage.encode.contract import Contract, Fitted
 from tutelage.encode.padded import Padded, buckets, pad
 from tutelage.encode.template import ROLES, Template
-from tutelage.encode.tokens import Tokens
+from tutelage.encode.tokens import Tokens, context
 from tutelage.encode.types import Encoded
 from tutelage.engine.backbone import Backbone
 from tutelage.engine.loss import LossSum, linear_cross_entropy, reference_from_logits
@@ -53,7 +53,16 @@ class Seq2Seq:
         if opening.family == "decoder":
             chat = ChatSpec(system=spec.system, chat_template=spec.chat_template, allow=spec.allow)
             return CausalPairs(spec, open_chat(chat, opening))
-        tokens = Tokens.of(opening.tokenizer, {"model_type": opening.config.get("model_type")}, opening.max_tokens)
+        # T5's n_positions is what it was pre-trained on; its positions are relative. BART's table of positions ends.
+        places = {
+            key: value for key, value in opening.config.items() if key in ("model_type", "max_position_embeddings")
+        }
+        if spec.max_target_tokens > context(places):
+            raise RecipeError(
+                f"the model writes at most {context(places)} tokens", where="task.max_target_tokens",
+                why=f"its config says so, and {spec.max_target_tokens} are asked for", fix=f"max_target_tokens: {context(places)}",
+            )  # fmt: skip
+        tokens = Tokens.of(opening.tokenizer, places, opening.max_tokens)
         start = opening.config.get("decoder_start_token_id", opening.config.get("bos_token_id"))
         if start is None:
             raise RecipeError("this model's config names no decoder_start_token_id", where="model")

@@ -54,7 +54,10 @@ class Tag:
             names = sorted(label_names(rows, others, _tags, known), key=lambda tag: (tag != "O", tag[2:], tag))
             spec = spec.model_copy(update={"labels": names if spec.labels is None or given != "none" else spec.labels})
         causal = opening.family == "decoder"
-        return Tagger(spec, Tokens.of(opening.tokenizer, opening.config, opening.max_tokens, causal=causal))
+        tagger = Tagger(spec, Tokens.of(opening.tokenizer, opening.config, opening.max_tokens, causal=causal))
+        if not rows:
+            label_names((), [replace(row, tags=tagger.tags_of(row)) for row in others], _tags, tagger.names)
+        return tagger
 
 
 TASKS.add("tag")(Tag())
@@ -142,7 +145,8 @@ class Tagger(Scored):
         ids = [i for piece in pieces for i in piece.ids]
         word_of = [index for index, piece in enumerate(pieces) for _ in piece.ids]
         before, behind = self.tokens.frame()
-        places = list(windows(len(ids), self.tokens.limit - len(before) - len(behind), self.spec.stride))
+        room = self.tokens.limit - len(before) - len(behind)
+        places = list(windows(len(ids), room, min(self.spec.stride, room // 2)))
         first: dict[int, int] = {}
         for token, word in enumerate(word_of):
             first.setdefault(word, token)

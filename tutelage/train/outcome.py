@@ -11,8 +11,9 @@ from tutelage.errors import OutputError
 from tutelage.generate.answer import answer
 from tutelage.methods import METHODS
 from tutelage.recipe import Recipe
-from tutelage.runs import TASK, fsync_folder, read_json, write_json
+from tutelage.runs import ALL_TASKS, TASK, fsync_folder, read_json, write_json
 from tutelage.tasks.chat import conversations
+from tutelage.tasks.mixed import Mixed
 from tutelage.taskspec import ChatSpec
 from tutelage.train import checkpoint
 from tutelage.train.loop import TrainState
@@ -39,6 +40,9 @@ def write_model(folder: Path, recipe: Recipe, material: Material, state: TrainSt
             tokenizer.chat_template = material.task.template.text
         tokenizer.save_pretrained(temporary)
         write_json(temporary / TASK, material.task.spec.model_dump(mode="json"))
+        if isinstance(material.task, Mixed) and len(material.task.members) > 1:
+            specs = [member.task.spec.model_dump(mode="json") for member in material.task.members]
+            write_json(temporary / ALL_TASKS, specs)
         for path in temporary.iterdir():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
