@@ -20,10 +20,13 @@ def tasks_section() -> list[str]:
         found = load(f"tasks_{name}.json")
         lines.append(_peered(name, metric, found) if found else f"| {name} | {metric} | not measured |" + " |" * 6)
     lines += ["", "SmolLM2-135M, LoRA rank 16, before and after, on the same test rows.", ""]
-    lines += ["| set | metric | untouched | tuned | difference [95 %] | rows |", "|" + "---|" * 6]
+    lines += [
+        "| set | metric | untouched | tuned | difference [95 %] | rows | probes before → after |",
+        "|" + "---|" * 7,
+    ]
     for name, metric in CAUSAL.items():
         found = load(f"tasks_{name}.json")
-        lines.append(_causal(name, metric, found) if found else f"| {name} | {metric} | not measured |" + " |" * 3)
+        lines.append(_causal(name, metric, found) if found else f"| {name} | {metric} | not measured |" + " |" * 4)
     return [*lines, "", "- Commands: `python bench/tasks/run.py SET`, `python bench/tasks/causal.py SET`.", ""]
 
 
@@ -42,5 +45,14 @@ def _causal(name: str, metric: str, found: dict[str, Any]) -> str:
     gap = found["difference"]
     return (
         f"| {name} | {metric} | {found['before']:.2f} | {found['after']:.2f} "
-        f"| {gap['value']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}] | {found['rows']:,} |"
+        f"| {gap['value']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}] | {found['rows']:,} | {_probes(found.get('forgotten'))} |"
+    )
+
+
+def _probes(found: dict[str, Any] | None) -> str:
+    if not found:
+        return "not kept"
+    return ", ".join(
+        f"{name.replace('_', ' ')} {one['first']:.3g} → {one['second']:.3g} ({one['verdict']})"
+        for name, one in found.items()
     )

@@ -51,6 +51,13 @@ def chrf(p: Prediction) -> float:
     return float(sacrebleu.sentence_chrf(p.text, list(p.texts)).score)
 
 
+def forgotten(run: Path) -> dict[str, Any]:
+    """The run's probes before and after training, and their verdicts."""
+    path = run / "forgetting.json"
+    found = json.loads(path.read_text(encoding="utf-8"))["forgetting"] if path.is_file() else {"probes": {}}
+    return {name: {key: one[key] for key in ("first", "second", "verdict")} for name, one in found["probes"].items()}
+
+
 SCORES: dict[str, Any] = {
     "snips": lambda p: 100.0 * (p.output == p.reference), "scitldr": rouge_l, "ntrex": chrf,
 }  # fmt: skip
@@ -81,7 +88,7 @@ def main() -> None:
     result = {"before": float(each["before"].mean()), "after": float(each["after"].mean()), "rows": len(gap),
               "difference": {"value": float(gap.mean()), "low": means[int(0.025 * RESAMPLES)],
                              "high": means[int(0.975 * RESAMPLES)]},
-              **{k: made[k] for k in ("rows_per_second", "peak_mib", "seconds")}}  # fmt: skip
+              "forgotten": forgotten(Path(made["model"])), **{k: made[k] for k in ("rows_per_second", "peak_mib", "seconds")}}  # fmt: skip
     if not given.rows and not given.steps:
         (HERE.parent / "results" / f"tasks_{given.set}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))

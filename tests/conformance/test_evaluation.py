@@ -145,3 +145,30 @@ def test_a_question_without_room_for_its_context_is_named_and_not_scored(
     found = tutelage.evaluate(run, data=str(path), skip_forgetting=True)
     assert found["too_long"] == [f"{path}:2"]
     assert found["rows"] == 1
+
+
+def test_a_reward_model_is_scored_by_how_often_it_ranks_right(made: Made, rows_file: Made, tmp_path: Path) -> None:
+    data = str(rows_file("preference"))
+    run = short_run(made("bert"), tmp_path / "run", {"kind": "classify", "num_labels": 1}, [data])
+    found = tutelage.evaluate(run, data=data, skip_forgetting=True)
+    assert list(found["metrics"]) == ["accuracy"]
+    assert found["metrics"]["accuracy"]["value"] > found["untouched"]["metrics"]["accuracy"]["value"] - 1e-9
+    assert found["baselines"] == found["per_class"] == []
+    assert found["confusion"] is None
+
+
+@pytest.mark.parametrize(("case", "rows"), [
+    ("score", [{"text": f"text {i}", "label": str(i / 4)} for i in range(8)]),
+    ("several", [{"text": f"text {i}", "label": "good|short" if i % 2 else "bad"} for i in range(8)]),
+])  # fmt: skip
+def test_the_majority_is_of_labels_as_the_task_reads_them(
+    case: str, rows: list[dict[str, str]], made: Made, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    task = {**CASES[case][1], **({"separator": "|"} if case == "several" else {})}
+    run = short_run(made("bert"), tmp_path / "run", task, [str(path)])
+    found = tutelage.evaluate(run, data=str(path), skip_forgetting=True)
+    (majority,) = found["baselines"]
+    outputs = {str(p.output) for p in read_predictions(Path(majority["predictions"]))}
+    assert outputs == {"0.875" if case == "score" else "('bad',)"}

@@ -16,9 +16,10 @@ from tutelage.recipe import DataSpec, Recipe, SourceSpec, read_recipe
 from tutelage.registry import suggestion
 from tutelage.runs import MANIFEST, find_run, read_json
 from tutelage.tasks import TASKS
+from tutelage.tasks.classify import score_of, split_labels
 from tutelage.tasks.opening import read_task, task_folder
 from tutelage.taskspec import TASKS as SPECS
-from tutelage.taskspec import ChatSpec, TaskSpec
+from tutelage.taskspec import ChatSpec, ClassifySpec, TaskSpec
 
 MOST_CHARACTERS = 100  # of a column's value: longer ones are texts, not classes
 
@@ -75,7 +76,7 @@ def read_rows(data: str | None, recipe: Recipe | None, spec: TaskSpec, *, most: 
             tuple(row for row in part if kinds.get(row.at.source, spec.kind) == spec.kind)
             for part in (prepared.train, prepared.validation)
         )
-        training = tuple(value for row in train if (value := reference_of(row)) is not None)
+        training = tuple(value for row in train if (value := reference_of(row, spec)) is not None)
         if data is None:
             if not held_out:
                 raise DataError(
@@ -127,8 +128,6 @@ def _answer(row: Conversation) -> Value | None:
 
 
 def _label(row: Labelled) -> Value | None:
-    if row.score is not None:
-        return row.score
     return row.labels[0] if len(row.labels) == 1 and not row.several else row.labels
 
 
@@ -139,8 +138,12 @@ REFERENCES: dict[type, Callable[[Any], Value | None]] = {
 }  # fmt: skip
 
 
-def reference_of(row: Row) -> Value | None:
-    """The right output of a row, if its type has one."""
+def reference_of(row: Row, spec: TaskSpec) -> Value | None:
+    """The right output of a row as the task writes it, if its type has one."""
+    if isinstance(row, Labelled) and isinstance(spec, ClassifySpec):
+        row = split_labels(row, spec)
+        if spec.num_labels == 1:
+            return score_of(row)
     find = REFERENCES.get(type(row))
     return find(row) if find else None
 

@@ -24,6 +24,7 @@ MAIN = {
     "text": "loss",
 }  # fmt: skip
 SEVERAL_LABELS = ("accuracy", "f1_micro", "f1_macro", "f1_weighted")
+RANKING = ("accuracy",)  # of preferences: each is ranked right or wrong, and no label is there to be guessed
 NUMBERS = ("mse", "pearson", "spearman")
 
 Needs = Callable[[Prediction], bool]
@@ -40,10 +41,20 @@ def metrics_for(task: str, predictions: Sequence[Prediction], extra: Sequence[st
     for name in extra:
         METRICS.get(name)  # a misspelt one is an error before anything is computed
     names = SETS[task]
-    if task == "classify" and predictions:
+    if is_ranking(predictions):
+        names = RANKING
+    elif task == "classify" and predictions:
         reference = predictions[0].reference
         names = NUMBERS if isinstance(reference, float) else SEVERAL_LABELS if isinstance(reference, tuple) else names
     return tuple(dict.fromkeys((*names, *extra)))
+
+
+def is_ranking(predictions: Sequence[Prediction]) -> bool:
+    """Whether they say which of two texts is the better one."""
+    return bool(predictions) and set(predictions[0].scores) == {"better", "worse"} == {
+        "worse",
+        predictions[0].reference,
+    }
 
 
 def main_metric(task: str, predictions: Sequence[Prediction]) -> str:

@@ -10,7 +10,7 @@ from tutelage.evaluate.examples import worst
 from tutelage.evaluate.files import write_predictions
 from tutelage.evaluate.forgetting import forgetting
 from tutelage.evaluate.rows import Rows
-from tutelage.evaluate.scoring import main_metric, metrics_for, score
+from tutelage.evaluate.scoring import is_ranking, main_metric, metrics_for, score
 from tutelage.evaluate.slices import slices
 from tutelage.evaluate.subject import Asked, Scored
 from tutelage.evaluate.types import Scores
@@ -31,8 +31,10 @@ def summary(rows: Rows, asked: Asked, untouched: Scored | None, tuned: Scored, s
         "too_long": list(tuned.too_long), "untouched": untouched.scores if untouched else None,
         "baselines": baselines(rows, asked, tuned), "comparison": None, "forgetting": None,
         "slices": slices(predictions, slice_by, main, seed=asked.seed) if slice_by else [],
-        "confusion": confusion(predictions) if task == "classify" else None,
-        "per_class": TABLES[task](predictions, seed=asked.seed) if task in TABLES else [],
+        "confusion": confusion(predictions) if task == "classify" and not is_ranking(predictions) else None,
+        "per_class": (
+            TABLES[task](predictions, seed=asked.seed) if task in TABLES and not is_ranking(predictions) else []
+        ),
         "worst": worst(predictions, main),
     }  # fmt: skip
     if untouched is not None:
@@ -47,7 +49,9 @@ def summary(rows: Rows, asked: Asked, untouched: Scored | None, tuned: Scored, s
 def baselines(rows: Rows, asked: Asked, tuned: Scored) -> list[Scores]:
     """The trivial systems that fit the task, scored by the same code on the same rows."""
     names = metrics_for(asked.task, tuned.predictions, asked.metrics)
-    found = []
+    found: list[Scores] = []
+    if is_ranking(tuned.predictions):
+        return found
     for name in FOR_TASK[asked.task]:
         predictions = BASELINES.get(name)(tuned.predictions, rows.training)
         file = write_predictions(asked.folder / f"baseline-{name}.jsonl", predictions)
