@@ -88,7 +88,8 @@ def main() -> None:
     result = {"before": float(each["before"].mean()), "after": float(each["after"].mean()), "rows": len(gap),
               "difference": {"value": float(gap.mean()), "low": means[int(0.025 * RESAMPLES)],
                              "high": means[int(0.975 * RESAMPLES)]},
-              "forgotten": forgotten(Path(made["model"])), **{k: made[k] for k in ("rows_per_second", "peak_mib", "seconds")}}  # fmt: skip
+              "forgotten": forgotten(Path(made["model"])),
+              **{k: made[k] for k in ("rows_per_second", "peak_mib", "seconds")}}  # fmt: skip
     if not given.rows and not given.steps:
         (HERE.parent / "results" / f"tasks_{given.set}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))

@@ -172,3 +172,15 @@ def test_the_majority_is_of_labels_as_the_task_reads_them(
     (majority,) = found["baselines"]
     outputs = {str(p.output) for p in read_predictions(Path(majority["predictions"]))}
     assert outputs == {"0.875" if case == "score" else "('bad',)"}
+
+
+def test_a_prompt_beyond_the_context_is_named_and_not_scored(made: Made, rows_file: Made, tmp_path: Path) -> None:
+    data = rows_file("seq2seq")
+    run = short_run(made("llama"), tmp_path / "run", {"kind": "seq2seq", "max_target_tokens": 8}, [str(data)])
+    places = json.loads((made("llama") / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+    row = json.loads(data.read_text(encoding="utf-8").splitlines()[0])
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps(row) + "\n" + json.dumps({**row, "source": "rain " * places}) + "\n", encoding="utf-8")
+    found = tutelage.evaluate(run, data=str(path), skip_forgetting=True)
+    assert found["too_long"] == [f"{path}:2"]
+    assert found["rows"] == 1

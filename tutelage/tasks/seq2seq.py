@@ -25,6 +25,7 @@ from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import RecipeError
 from tutelage.generate.answer import text_of
 from tutelage.generate.batch import generate
+from tutelage.generate.decode import context_limit
 from tutelage.metrics.types import Prediction
 from tutelage.models.types import HeadWanted
 from tutelage.tasks.asked import Asked
@@ -188,10 +189,14 @@ class CausalPairs(Asked):
         return [self.conversation(row) for row in rows if isinstance(row, Pair)]
 
     def predict(self, backbone: Backbone, rows: Sequence[Row], plan: ExecutionPlan) -> list[Prediction]:
-        """The model's greedy answer to each instruction, in batches."""
-        pairs = [row for row in rows if isinstance(row, Pair)]
+        """The model's greedy answer to each instruction that its context holds, in batches."""
         first = [Message("system", self.spec.system)] if self.spec.system else []
-        prompts = [self.template.prompt([*first, *self.conversation(row).messages[:1]]) for row in pairs]
+        pairs, prompts, limit = [], [], context_limit(backbone.model)
+        for row in (row for row in rows if isinstance(row, Pair)):
+            prompt = self.template.prompt([*first, *self.conversation(row).messages[:1]])
+            if limit is None or len(prompt) < limit:
+                pairs.append(row)
+                prompts.append(prompt)
         answers = generate(
             backbone.model, prompts, stop_ids=self.template.stop_ids, max_tokens=self.spec.max_target_tokens
         )
