@@ -53,6 +53,10 @@ CASES = [
 CASES += [
     ("classify", "bert", "dora"), ("preference", "llama", "dora"), ("seq2seq", "bart", "dora"), ("seq2seq", "t5", "pissa"),
     ("tag", "bert", "pissa"), ("text", "llama", "pissa"),
+    # heads and positions of other encoders
+    ("classify", "distilbert", "full"), ("classify", "roberta", "lora"), ("classify", "modernbert", "lora"),
+    ("classify", "electra", "full"), ("tag", "distilbert", "lora"), ("tag", "roberta", "full"), ("tag", "modernbert", "full"),
+    ("extract", "roberta", "full"),
 ]  # fmt: skip
 LOADERS = {
     "causal": transformers.AutoModelForCausalLM, "masked": transformers.AutoModelForMaskedLM,
