@@ -39,3 +39,4 @@ def test_broken_rules_are_named_with_their_source(
     assert len(found) == 1
     assert word in found[0]
     assert "vllm/" in found[0]
+    assert ("vllm" in commands("peft", tmp_path / "out", "x")) == (word != "512")  # no rank that it knows is enough

@@ -28,6 +28,7 @@ from tutelage.methods.qlora import (
 from tutelage.models.load import load_model, load_tokenizer
 from tutelage.recipe import LoraSpec, QloraSpec
 from tutelage.train.material import gather
+from tutelage.train.setup import calibrated
 
 HOW = Quantisation(16)
 
@@ -178,3 +179,41 @@ def test_a_damaged_file_of_rounded_weights_is_a_sentence(
     write_blocks({"other.codes": torch.zeros(1)}, tmp_path / BLOCKS)
     with pytest.raises(ModelError, match="rounded weights cannot be read"):
         load_base(lambda dtype: load_model(folder, dtype=dtype), folder, torch.float32, how)
+
+
+def test_weights_that_were_rounded_for_another_base_are_made_anew(
+    model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    spec = recipe(tmp_path, model_folder("llama"), optim={"steps": 1, "batch_size": 4})
+    material, folder = gather(spec, lambda text: None), tmp_path / "kept"
+    kept = calibrated(spec, material, folder)
+    assert kept is not None
+    before = kept.read_bytes()
+    said: list[str] = []
+    calibrated(spec, material, folder, said.append)
+    assert not said
+    assert kept.read_bytes() == before
+    other = spec.model_copy(update={"method": QloraSpec(rank=4, block_size=16, calibrate=6)})
+    calibrated(other, material, folder, said.append)
+    assert said
+    assert kept.read_bytes() != before
+
+
+def test_an_adapter_goes_on_only_on_a_base_like_its_own(
+    run: Path, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    plain = {"kind": "qlora", "rank": 4, "block_size": 16}
+    parent = recipe(tmp_path, model_folder("llama"), method=plain, out=str(tmp_path / "parent"))
+    tutelage.train(parent)
+    adapter = str(tmp_path / "parent" / "model")
+    for method, why in (
+        ({"kind": "lora", "rank": 4, "adapter": adapter}, "blocks of 16"),
+        ({**plain, "block_size": 32, "adapter": adapter}, "blocks of 16"),
+        ({**plain, "adapter": str(run / "model")}, "calibrated"),
+    ):
+        with pytest.raises(RecipeError, match="trained on another base") as caught:
+            tutelage.train(recipe(tmp_path, model_folder("llama"), method=method, out=str(tmp_path / "child")))
+        assert caught.value.problems[0].where == "method.adapter"
+        assert why in str(caught.value.problems[0].why)
+    found = tutelage.train(recipe(tmp_path, model_folder("llama"), method={**plain, "adapter": adapter}))
+    assert found["steps"] == 6

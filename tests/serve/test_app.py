@@ -136,6 +136,11 @@ def test_log_probabilities_have_openais_shape(client: openai.OpenAI, opened: dic
     old = client.completions.create(model="base", prompt="One", temperature=0, max_tokens=4, logprobs=2)
     assert old.choices[0].logprobs is not None
     assert len(old.choices[0].logprobs.tokens or []) == 4
+    offsets = old.choices[0].logprobs.text_offset
+    parts = client.completions.create(model="base", prompt="One", temperature=0, max_tokens=4, logprobs=2, stream=True)
+    streamed = [n for part in parts for c in part.choices if c.logprobs for n in c.logprobs.text_offset or []]
+    assert streamed == offsets
+    assert len(set(offsets or [])) == 4
 
 
 def test_an_answer_can_be_held_to_a_schema(client: openai.OpenAI) -> None:

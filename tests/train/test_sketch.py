@@ -103,3 +103,18 @@ def test_a_model_in_memory_is_not_copied(model_folder: ModelFolder, chat_file: C
     assert all(p.is_meta for p in sketch.state.backbone.model.parameters())
     assert all(torch.equal(p, before[name]) for name, p in loaded.named_parameters())
     assert sketch.walk(fullest_rows(sketch.state)).bytes > 0
+
+
+def test_weights_in_nf4_count_and_the_whole_ones_before_them_do_not(
+    model_folder: ModelFolder, chat_file: ChatFile, tmp_path: Path
+) -> None:
+    recipe = recipe_for(model_folder("llama"), chat_file(12), "qlora")
+    material, plan = gather(recipe, lambda text: None), choose_plan(recipe)
+    sketch, state = sketched(recipe, material, plan), build_state(recipe, material, plan, tmp_path)
+    model = state.backbone.model
+    assert sketch.parameter_bytes == sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    assert sketch.parameter_bytes > sum(p.nbytes for p in model.parameters())
+    rows = fullest_rows(state)
+    first = sketch.walk(rows)
+    sketch.walks.clear()
+    assert sketch.walk(rows) == first

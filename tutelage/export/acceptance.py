@@ -77,9 +77,11 @@ def broken(kind: str, folder: Path) -> list[str]:
 
 
 def commands(kind: str, folder: Path, name: str) -> dict[str, str]:
-    """By program, the command line that serves a finished artefact. `name` is what clients call the model."""
+    """By program, the command line that serves a finished artefact; none for one that it refuses. `name` is what clients
+    call the model."""
     makers = COMMANDS.get(kind, {})
-    return {program: shlex.join(make(folder.resolve(), name)) for program, make in makers.items()}
+    made = {program: make(folder.resolve(), name) for program, make in makers.items()}
+    return {program: shlex.join(words) for program, words in made.items() if words}
 
 
 def _vllm_merged(folder: Path, name: str) -> list[str]:
@@ -88,7 +90,9 @@ def _vllm_merged(folder: Path, name: str) -> list[str]:
 
 def _vllm_adapter(folder: Path, name: str) -> list[str]:
     config = _config(folder)
-    rank = next(rank for rank in VLLM_RANKS if rank >= int(config["r"]))
+    rank = next((rank for rank in VLLM_RANKS if rank >= int(config["r"])), None)
+    if rank is None:
+        return []
     base = str(config["base_model_name_or_path"])
     return ["vllm", "serve", base, "--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"{name}={folder}"]
 

@@ -25,6 +25,7 @@ from tutelage.methods.targets import linear_names
 from tutelage.runs import whole_file
 
 WHERE = "method.calibrate"
+MADE_FOR = "made_for"
 SAME = 1e-3  # of the largest value: how far the layers one by one may be from the model's own pass
 
 
@@ -85,11 +86,11 @@ def layers_of(model: Any) -> dict[str, nn.Module]:
     )  # fmt: skip
 
 
-def write_blocks(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """All or nothing."""
+def write_blocks(tensors: Mapping[str, Tensor], path: Path, made_for: str = "") -> None:
+    """All or nothing. `made_for` names what they were made from."""
     with whole_file(path) as temporary:
         try:
-            save_file(dict(tensors), str(temporary))
+            save_file(dict(tensors), str(temporary), metadata={MADE_FOR: made_for})
         except SafetensorError as error:  # its kind of OSError
             raise OSError(str(error)) from error
 
@@ -102,6 +103,12 @@ def reading(path: Path) -> Iterator[Any]:
             yield file
     except (OSError, SafetensorError) as error:
         raise ModelError("the rounded weights cannot be read", where=str(path), why=str(error)) from error
+
+
+def made_for(path: Path) -> str:
+    """What the blocks in `path` were made from; empty where the file does not say."""
+    with reading(path) as file:
+        return str((file.metadata() or {}).get(MADE_FOR, ""))
 
 
 def read_block(file: Any, name: str) -> Coded:

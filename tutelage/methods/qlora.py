@@ -123,7 +123,7 @@ def load_base(load: Callable[[torch.dtype], Any], path: Path, dtype: torch.dtype
 
 def calibrate_base(
     load: Callable[[torch.dtype], Any], path: Path, spec: QloraSpec, rows: Sequence[Encoded], to: Path,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = lambda text: None, *, made_for: str = "",
 ) -> None:  # fmt: skip
     """Write the linear layers of what `load` makes of `path`, rounded by what `rows` do to them, into the file `to`."""
 
@@ -136,7 +136,7 @@ def calibrate_base(
     model = load(stored_dtype(path))
     quantisable(model)
     adapted = target_names(model, spec.target_modules, spec.layer_numbers()) if spec.init == "qera" else []
-    write_blocks(calibrate(model, rows, _how(spec), adapted, spec.rank, done), to)
+    write_blocks(calibrate(model, rows, _how(spec), adapted, spec.rank, done), to, made_for)
 
 
 def quantise(model: Any, how: Quantisation) -> None:

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,8 +93,12 @@ class TextShape(Shape):
 
     prefix, whole, part = "cmpl", "text_completion", "text_completion"
 
+    def __init__(self, model: Served) -> None:
+        super().__init__(model)
+        self.written: Counter[int] = Counter()  # characters of each choice's tokens so far
+
     def choice(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
-        logs = self._logprobs([output for piece in pieces for output in piece.tokens])
+        logs = self._logprobs(index, [output for piece in pieces for output in piece.tokens])
         text = "".join(piece.text for piece in pieces)
         return {"index": index, "text": text, "logprobs": logs, "finish_reason": pieces[-1].finish}
 
@@ -102,14 +107,18 @@ class TextShape(Shape):
 
     def delta(self, piece: Piece) -> dict[str, Any]:
         return {
-            "index": piece.index, "text": piece.text, "logprobs": self._logprobs(piece.tokens), "finish_reason": piece.finish,
+            "index": piece.index, "text": piece.text, "logprobs": self._logprobs(piece.index, piece.tokens),
+            "finish_reason": piece.finish,
         }  # fmt: skip
 
-    def _logprobs(self, outputs: Sequence[Output]) -> dict[str, Any] | None:
+    def _logprobs(self, index: int, outputs: Sequence[Output]) -> dict[str, Any] | None:
         if not outputs or outputs[0].logprob is None:
             return None
         tokens = [self.token(output.token)[0] for output in outputs if output.token is not None]
-        offsets = [sum(len(text) for text in tokens[:i]) for i in range(len(tokens))]
+        offsets = []
+        for token in tokens:
+            offsets.append(self.written[index])
+            self.written[index] += len(token)
         best = [{self.token(t)[0]: _finite(v) for t, v in output.alternatives} for output in outputs]
         values = [_finite(output.logprob or 0.0) for output in outputs]
         return {"tokens": tokens, "token_logprobs": values, "top_logprobs": best, "text_offset": offsets}

@@ -79,7 +79,7 @@ def measure(recipe: Recipe) -> Probed:
     with PeakMemory() as peak, tempfile.TemporaryDirectory(prefix="tutelage-probe-") as folder:
         material, plan = gather(recipe, _quiet), choose_plan(recipe)
         sketch = sketched(recipe, material, plan)
-        state = build_state(recipe, material, plan, Path(folder))
+        state = build_state(recipe, material, plan, Path(folder) / "checkpoints")  # beside it: what calibrating makes
         fit_budget(state, sketch, _quiet)
         state.optimizer.reserve()
         fullest = fullest_step(state)

@@ -4,13 +4,14 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tutelage.encode.types import Encoded
 from tutelage.engine.backbone import Backbone
 from tutelage.engine.encoder import EncoderStack
 from tutelage.engine.lora_linear import LoraLinear
@@ -19,7 +20,8 @@ from tutelage.engine.precision import ExecutionPlan, choose_precision, device_na
 from tutelage.errors import RecipeError
 from tutelage.methods import METHODS, Trainable
 from tutelage.methods.adapter_file import WEIGHTS, read_adapter
-from tutelage.methods.qlora import BLOCKS, calibrate_base, load_base, quantisation_of
+from tutelage.methods.calibrate import made_for
+from tutelage.methods.qlora import BLOCKS, calibrate_base, load_base, quantisation_of, read_quantisation
 from tutelage.models.load import load_with_head
 from tutelage.recipe import QloraSpec, Recipe
 from tutelage.tasks.anchored import Anchored, anchored
@@ -77,6 +79,7 @@ def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: 
             "noise on embeddings is not built for encoder-decoders", where="optim.neftune_alpha",
             why="NEFTune was published for decoders", fix="leave `optim.neftune_alpha` out",
         )  # fmt: skip
+    check_parent(recipe)
     torch.set_num_threads(plan.threads)
     torch.manual_seed(recipe.seed)
     model = material.loaded or load_for(recipe, material, plan.dtype, store.parent)
@@ -117,6 +120,21 @@ def held_to_base(recipe: Recipe, material: Material, backbone: Any, trainable: T
     return anchored(backbone, trained, recipe.loss.kl)
 
 
+def check_parent(recipe: Recipe) -> None:
+    """Refuse an adapter that was trained on a base in NF4 which this run would not have."""
+    adapter, now = getattr(recipe.method, "adapter", None), quantisation_of(recipe.method)
+    was = read_quantisation(Path(adapter)) if adapter else None
+    if was is None or (was == now and not getattr(recipe.method, "calibrate", 0)):
+        return
+    double = "" if was.double else ", double_quant: false"
+    fix = f"method: {{kind: qlora, block_size: {was.block_size}{double}, ...}}"
+    raise RecipeError(
+        "the adapter was trained on another base", where="method.adapter",
+        why=f"its base was in NF4 with blocks of {was.block_size}" + (", calibrated" if was.blocks else ""),
+        fix="start from the model itself: a calibrated base cannot be taken over yet" if was.blocks else fix,
+    )  # fmt: skip
+
+
 def start_threads() -> None:
     """Let OpenMP make its threads now: where it cannot later, for want of memory, it ends the process."""
     torch.zeros(2**18).add_(1)
@@ -131,7 +149,8 @@ def load_for(recipe: Recipe, material: Material, dtype: torch.dtype, folder: Pat
 def calibrated(
     recipe: Recipe, material: Material, folder: Path, say: Callable[[str], None] = lambda text: None
 ) -> Path | None:
-    """The file of the rounded weights that `method.calibrate` asks for, made from the first training rows unless it is there."""
+    """The file of the rounded weights that `method.calibrate` asks for, made from the first training rows unless it is there,
+    made from the same model, rows and keys."""
     method, to = recipe.method, folder / BLOCKS
     if not isinstance(method, QloraSpec) or not method.calibrate:
         return None
@@ -140,11 +159,24 @@ def calibrated(
         raise RecipeError(
             "`calibrate` needs a causal model in a folder", where="method.calibrate", why=why, fix="leave it out"
         )
-    if not to.is_file():
-        rows = [material.train.rows[i] for i in range(min(method.calibrate, len(material.train.rows)))]
+    rows = [material.train.rows[i] for i in range(min(method.calibrate, len(material.train.rows)))]
+    wanted = _made_for(method, material, rows)
+    if not to.is_file() or made_for(to) not in ("", wanted):
         say(f"calibrating: the weights are rounded by what {len(rows)} training rows do to them, into {to}")
-        calibrate_base(loader_of(material), material.fetched.path, method, rows, to, say)
+        calibrate_base(loader_of(material), material.fetched.path, method, rows, to, say, made_for=wanted)
     return to
+
+
+def _made_for(method: QloraSpec, material: Material, rows: Sequence[Encoded]) -> str:
+    """The model, the rows and the keys that rounded weights depend on."""
+    keys = {"block_size", "double_quant"} | (
+        {"init", "rank", "target_modules", "layers"} if method.init == "qera" else set()
+    )
+    values = [material.fetched.sha256, method.model_dump(mode="json", include=keys)]
+    found = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode())
+    for row in rows:
+        found.update(row.ids.tobytes())
+    return found.hexdigest()
 
 
 def loader_of(material: Material) -> Callable[[torch.dtype], Any]:

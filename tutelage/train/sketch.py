@@ -71,8 +71,9 @@ class Sketch:
 
     @property
     def parameter_bytes(self) -> int:
-        """Of the whole model as it computes."""
-        return sum(p.nbytes for p in self.state.backbone.model.parameters())
+        """Of the whole model as it computes; weights in NF4 are buffers."""
+        model = self.state.backbone.model
+        return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
 
     def adopt(self, plan: ExecutionPlan) -> None:
         """Go on with `plan`."""
@@ -123,6 +124,7 @@ def sketched(recipe: Recipe, material: Material, plan: ExecutionPlan) -> Sketch:
             hollow_model(material.fetched.path, material.task.head, dtype=plan.dtype)
         )  # fmt: skip
         state = build_state(recipe, replace(material, loaded=hollow), replace(plan, device=META), Path("nowhere"))
+    tally.settle()  # a model that was quantised was whole before
     return Sketch(state, tally, plan.device)
 
 
