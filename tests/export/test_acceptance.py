@@ -1,11 +1,15 @@
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
 import tutelage
+from tutelage.errors import OutputError
 from tutelage.export.acceptance import broken, commands
+from tutelage.export.artifact import read_artifact
+from tutelage.methods.opening import locate
 
 
 @pytest.mark.parametrize("to", ["merged", "peft", "ollama:f16"])
@@ -40,3 +44,16 @@ def test_broken_rules_are_named_with_their_source(
     assert word in found[0]
     assert "vllm/" in found[0]
     assert ("vllm" in commands("peft", tmp_path / "out", "x")) == (word != "512")  # no rank that it knows is enough
+
+
+def test_an_export_is_known_to_be_of_the_model_that_it_was_made_from(lora_run: Path, tmp_path: Path) -> None:
+    out, copy = tmp_path / "out", tmp_path / "copy"
+    shutil.copytree(lora_run, copy)
+    tutelage.export(str(copy), to="peft", out=str(out), prompts=2, max_tokens=4, texts=5)
+    assert read_artifact(out, locate(str(copy)))["kind"] == "peft"
+    with pytest.raises(OutputError, match="of another model"):
+        read_artifact(out, locate(str(lora_run)))
+    weights = copy / "model" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes())
+    with pytest.raises(OutputError, match="of another model"):
+        read_artifact(out, locate(str(copy)))

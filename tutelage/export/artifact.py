@@ -1,6 +1,8 @@
 """An artefact on disk: written beside its place, opened again, held to the trained model, and only then renamed."""
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 import uuid
@@ -95,16 +97,19 @@ def export_model(
         finally:
             replica.close()
         enforce(parity, exporter.bounds(precision), f"{located.name} as {name}:{precision}")
-        return finish(folder, out, name, precision, facts, parity, "chat")
+        return finish(folder, out, name, precision, facts, parity, "chat", stamp(located))
 
 
 def finish(
-    folder: Path, out: Path, kind: str, precision: str, facts: Facts, parity: Figures, task: str
+    folder: Path, out: Path, kind: str, precision: str, facts: Facts, parity: Figures, task: str, source: str = ""
 ) -> Artifact:  # fmt: skip
-    """Write card and receipt of an export that passed its gate into `folder`, and let it appear as `out`."""
+    """Write card and receipt of an export that passed its gate into `folder`, and let it appear as `out`. `source` is the
+    `stamp` of what it was made from."""
     write_text(folder / "README.md", card(facts, kind, precision, parity, task))
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    write_json(folder / RECEIPT, {"kind": kind, "precision": precision, "files": sizes, **parity.as_json()})
+    write_json(
+        folder / RECEIPT, {"kind": kind, "precision": precision, "files": sizes, "source": source, **parity.as_json()}
+    )
     _publish(folder, out)
     return Artifact(out, kind, precision, sizes, parity, commands(kind, out, facts.name), broken(kind, out))
 
@@ -160,8 +165,19 @@ def _publish(folder: Path, out: Path) -> None:
     fsync_folder(out.parent)
 
 
-def read_artifact(folder: Path) -> dict[str, Any]:
-    """The receipt of a finished export; a folder that has none, or whose files have other sizes, is an OutputError."""
+def stamp(located: Located) -> str:
+    """Changes whenever a file of the model or of its adapter is written, moved or replaced."""
+    folders = [path for path in (located.model, located.adapter) if path is not None]
+    files = sorted(file for folder in folders for file in folder.resolve().iterdir() if file.is_file())
+    facts = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def read_artifact(folder: Path, of: Located | None = None) -> dict[str, Any]:
+    """The receipt of a finished export; a folder that has none, or whose files have other sizes, is an OutputError.
+
+    So is one that was made `of` another model, or of this one before it was written again.
+    """
     if not (folder / RECEIPT).is_file():
         raise OutputError(
             "this is not a finished export",
@@ -174,4 +190,6 @@ def read_artifact(folder: Path) -> dict[str, Any]:
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
             raise OutputError("a file of this export is missing or was changed", where=str(path), fix="export it again")
+    if of is not None and receipt.get("source") != stamp(of):
+        raise OutputError("this is an export of another model", where=str(folder), fix="export it again")
     return receipt

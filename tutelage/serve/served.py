@@ -104,7 +104,7 @@ def open_with_llama_cpp(
     for name, located in places.items():
         folder = default_folder(located, "gguf", precision)
         try:
-            read_artifact(folder)
+            read_artifact(folder, located)
             say(f"{name}: using {folder}, which has passed the parity gate")
         except OutputError:
             say(f"{name}: exporting gguf:{precision} to {folder}")
