@@ -41,7 +41,7 @@ MEANINGS = {
     "task": "what is learnt: `chat`, `classify`, `tag`, `extract`, `seq2seq` or `text` ([tasks](tasks.md)); short for "
     "`{kind: chat}`",
     "data": "where the labelled rows are",
-    "method": "what trains: `lora`, `full` or `half` ([half](half.md)); short for `{kind: lora}`",
+    "method": "what trains: `lora`, `qlora` ([QLoRA](qlora.md)), `full` or `half` ([half](half.md)); short for `{kind: lora}`",
     "optim": "the optimiser and its schedule",
     "over_length": "what happens to an example longer than `max_tokens`: dropped and listed, or cut at its end and counted",
     "precision": "what frozen weights and activations are held in; trained weights and their moments are always fp32. "
