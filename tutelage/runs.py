@@ -129,14 +129,19 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def run_folder(name: str | Path) -> Path | None:
+    """The run folder called `name`: a path, or a name below `runs/`; None where there is none."""
+    return next((path for path in (Path(name), Path("runs") / name) if (path / MANIFEST).is_file()), None)
+
+
 def find_run(name: str | Path) -> Path:
-    """The run folder called `name`: a path, or a name below `runs/`."""
-    for path in (Path(name), Path("runs") / name):
-        if (path / MANIFEST).is_file():
-            return path
-    raise MissingInputError(
-        "this is not a run folder", where=str(name), why=f"it has no {MANIFEST}", fix="tutelage runs"
-    )
+    """The run folder called `name`, which must be there."""
+    found = run_folder(name)
+    if found is None:
+        raise MissingInputError(
+            "this is not a run folder", where=str(name), why=f"it has no {MANIFEST}", fix="tutelage runs"
+        )
+    return found
 
 
 def append_event(folder: Path, event: dict[str, Any]) -> None:

@@ -14,10 +14,10 @@ from tutelage.metrics import Prediction
 from tutelage.metrics.types import Value
 from tutelage.recipe import DataSpec, Recipe, SourceSpec, read_recipe
 from tutelage.registry import suggestion
-from tutelage.runs import MANIFEST, find_run, read_json
+from tutelage.runs import MANIFEST, find_run, read_json, run_folder
 from tutelage.tasks import TASKS
 from tutelage.tasks.classify import score_of, split_labels
-from tutelage.tasks.opening import read_task, task_folder
+from tutelage.tasks.opening import read_task
 from tutelage.taskspec import TASKS as SPECS
 from tutelage.taskspec import ChatSpec, ClassifySpec, TaskSpec
 
@@ -38,15 +38,14 @@ class Rows:
 
 def recipe_of(model: str) -> Recipe | None:
     """The recipe of a run folder, or None for what is no run."""
-    for folder in (Path(model), Path("runs") / model):
-        if (folder / MANIFEST).is_file() and (folder / "recipe.yaml").is_file():
-            return read_recipe(folder / "recipe.yaml")
-    return None
+    folder = run_folder(model)
+    return read_recipe(folder / "recipe.yaml") if folder and (folder / "recipe.yaml").is_file() else None
 
 
 def spec_of(task: str | None, recipe: Recipe | None, model: str) -> TaskSpec:
     """The task that is evaluated: the one named, of those that the run learnt if it is among them; else the first, else chat."""
-    folder = task_folder(model)
+    run = run_folder(model)
+    folder = run / "model" if run else Path(model)
     known = read_task(folder) or (recipe.task if recipe else None)
     if task is None or (known is not None and known.kind == task):
         return known or ChatSpec()
@@ -64,14 +63,16 @@ def read_rows(data: str | None, recipe: Recipe | None, spec: TaskSpec, *, most: 
     """The rows of the file or folder `data`, or without it the run's held-out rows; at most `most`, evenly spread."""
 
     def accepts(source: SourceSpec | None) -> tuple[type, ...]:
-        own = source.task if source and source.task else known
+        own = task_of(source)
         return TASKS.get(own.kind).accepts(own)
 
-    known = recipe.task if recipe else spec
+    def task_of(source: SourceSpec | None) -> TaskSpec:
+        return source.task if source and source.task else recipe.task if recipe else spec
+
     training: tuple[Value, ...] = ()
     if recipe is not None and (recipe.data.train or recipe.data.rows):
         prepared = prepare(recipe.data, seed=recipe.seed, accepts=accepts)
-        kinds = {file: (source.task or recipe.task).kind for file, source in prepared.sources.items()}
+        kinds = {file: task_of(source).kind for file, source in prepared.sources.items()}
         train, held_out = (
             tuple(row for row in part if kinds.get(row.at.source, spec.kind) == spec.kind)
             for part in (prepared.train, prepared.validation)

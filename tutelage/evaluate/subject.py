@@ -13,7 +13,7 @@ from tutelage.evaluate.files import write_predictions
 from tutelage.evaluate.forgetting import Probed, probe
 from tutelage.evaluate.label_next import Uncertain, label_next, unlabelled
 from tutelage.evaluate.probing import Probe
-from tutelage.evaluate.rows import Rows, recipe_of, with_columns
+from tutelage.evaluate.rows import Rows, with_columns
 from tutelage.evaluate.scoring import metrics_for, score
 from tutelage.evaluate.types import Scores
 from tutelage.generate.decode import context_limit
@@ -21,7 +21,7 @@ from tutelage.methods.opening import open_model
 from tutelage.metrics import Prediction
 from tutelage.tasks import chat
 from tutelage.tasks.chat_answers import encoded_rows, predict
-from tutelage.tasks.opening import open_for_task, read_task, task_folder
+from tutelage.tasks.opening import open_for_task
 from tutelage.taskspec import ChatSpec, ClassifySpec, TaskSpec
 
 Say = Callable[[str], None]
@@ -86,7 +86,7 @@ def score_task(
 ) -> Scored:
     """A model on the rows of any other task, by the task's own `predict`. Probes need a causal model with a chat template."""
     opened = open_for_task(
-        model, base=untouched, task=_spec(model, asked), rows=rows.training_rows, others=rows.rows,
+        model, base=untouched, task=asked.spec, rows=rows.training_rows, others=rows.rows,
         precision=asked.precision, say=say,
     )  # fmt: skip
     name = "untouched model" if untouched else opened.name
@@ -99,12 +99,6 @@ def score_task(
         probed = probe(opened.backbone.model, opened.task.template, asked.probes, base=base, seed=asked.seed)
     missing = tuple(str(row.at) for row in rows.rows if row.at not in scored)
     return _finished(name, label, predictions, asked, probed, missing)
-
-
-def _spec(model: str, asked: Asked) -> TaskSpec:
-    """A run's own task of the kind that is asked for, with its label names."""
-    own = read_task(task_folder(model), asked.spec.kind) if recipe_of(model) else None
-    return own or asked.spec
 
 
 EVALUATED: dict[str, Evaluate] = {"chat": score_chat}  # the other tasks predict for themselves
@@ -126,7 +120,7 @@ def least_sure(model: str, data: str, asked: Asked, rows: Rows) -> list[Uncertai
             f"rows to label next are not found for the task {asked.task}", where="label_next",
             why="they are ordered by the probabilities of their labels", fix="--task classify",
         )  # fmt: skip
-    opened = open_for_task(model, task=_spec(model, asked), rows=rows.training_rows, precision=asked.precision)
+    opened = open_for_task(model, task=asked.spec, rows=rows.training_rows, precision=asked.precision)
     known = opened.task.spec
     assert isinstance(known, ClassifySpec)
     placeholder = () if known.multi_label else tuple((known.labels or [])[:1])

@@ -18,7 +18,7 @@ from tutelage.models.fetch import fetch
 from tutelage.models.load import load_model, load_tokenizer
 from tutelage.models.ref import parse_ref
 from tutelage.models.safety import check_folder
-from tutelage.runs import MANIFEST, read_json
+from tutelage.runs import MANIFEST, read_json, run_folder
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def open_model(
 
 def locate(name: str, *, base: bool = False, say: Callable[[str], None] = lambda text: None) -> Located:
     """Where the model called `name` lies (see `open_model`); fetches it if it is not here yet."""
-    folder = Path(name) if (Path(name) / MANIFEST).is_file() else Path("runs") / name
-    if (folder / MANIFEST).is_file():
+    folder = run_folder(name)
+    if folder is not None:
         return _locate_run(folder, base)
     if (Path(name) / CONFIG).is_file():
         config, _ = read_adapter(Path(name))

@@ -20,7 +20,7 @@ from tutelage.models.load import family_of, load_tokenizer, load_with_head
 from tutelage.models.ref import parse_ref
 from tutelage.models.safety import check_folder, read_object
 from tutelage.recipe import Recipe, read_recipe
-from tutelage.runs import ALL_TASKS, MANIFEST, TASK, read_json
+from tutelage.runs import ALL_TASKS, MANIFEST, TASK, read_json, run_folder
 from tutelage.tasks.types import TASKS, Bound, Opening
 from tutelage.taskspec import TASKS as SPECS
 from tutelage.taskspec import ChatSpec, TaskSpec
@@ -49,10 +49,11 @@ def open_for_task(
 ) -> OpenedTask:  # fmt: skip
     """The model of a run folder (with `base` the untouched one), of a model folder, or of a name.
 
-    A run and a tuned model know their task; for any other model `task` says it, and label names come from `rows`.
+    A run and a tuned model know their task, a run by the kind of `task` which of several; for any other model `task` says it,
+    and label names come from `rows`.
     A label in `others` that is none of them is a DataError.
     """
-    folder = next((path for path in (Path(name), Path("runs") / name) if (path / MANIFEST).is_file()), None)
+    folder = run_folder(name)
     if folder is not None:
         return _open_run(folder, base, task, max_tokens, others, precision, say)
     fetched = fetch(parse_ref(name), say=say)
@@ -71,12 +72,6 @@ def read_task(model: Path, kind: str | None = None) -> TaskSpec | None:
     return None if values is None else SPECS[values["kind"]].model_validate(values)  # type: ignore[return-value]
 
 
-def task_folder(name: str) -> Path:
-    """Where a run or a model folder says which tasks it learnt."""
-    run = next((path for path in (Path(name), Path("runs") / name) if (path / MANIFEST).is_file()), None)
-    return Path(name) if run is None else run / "model"
-
-
 def _open_run(
     folder: Path,
     base: bool,
@@ -92,7 +87,7 @@ def _open_run(
             "this run has no finished model yet", where=str(folder), fix=f"tutelage train {folder / 'recipe.yaml'}"
         )
     recipe: Recipe | None = read_recipe(folder / "recipe.yaml") if (folder / "recipe.yaml").is_file() else None
-    spec = task or read_task(tuned) or ChatSpec()
+    spec = read_task(tuned, task.kind if task else None) or task or ChatSpec()
     longest = max_tokens or (recipe.max_tokens if recipe else 1024)
     origin = Path(manifest["model"]["path"])
     if not origin.is_dir():
