@@ -155,10 +155,15 @@ def attention_half(layer: Layer, acts: Acts, plan: Plan, pick: Tensor | None) ->
     return n
 
 
-def outer_half(layer: Layer, acts: Acts, n: Tensor) -> Tensor:
-    """The layer's result, after filling in everything between."""
+def activated(layer: Layer, acts: Acts, n: Tensor) -> None:
+    """Fill in the activation, and what it is of."""
     (acts.up,), acts.up_images = layer.up.forward(n)
     acts.act = gelu(acts.up, approximate=layer.approximate)
+
+
+def outer_half(layer: Layer, acts: Acts, n: Tensor) -> Tensor:
+    """The layer's result, after filling in everything between."""
+    activated(layer, acts, n)
     (end,), acts.down_images = layer.down.forward(acts.act)
     acts.down_mask = drop_(end, acts.down_mask, layer.drops[1])
     y, acts.end_mean, acts.end_rate = layer.second.forward(end.add_(n))
@@ -188,8 +193,7 @@ class _Encode(torch.autograd.Function):
             outer_half(layer, acts, attention_half(layer, acts, plan, pick))
         n = layer.first.forward(acts.middle)[0]
         if acts.up is None:
-            acts.up = layer.up.forward(n)[0][0]
-            acts.act = gelu(acts.up, approximate=layer.approximate)
+            activated(layer, acts, n)
         dn, outer, second = outer_backward(layer, gradients[0], acts, n)
         dmiddle, first = layer.first.backward(dn, acts.middle, acts.middle_mean, acts.middle_rate)
         dx, inner = attention_backward(layer, dmiddle, acts, plan, pick)

@@ -96,26 +96,21 @@ class Bundle:
         return Bundle(*keys, index, owners < 0, where, index[where], _hidden(seen, dtype))
 
 
-class Rows:
-    """Rows of a length that fill with segments: each goes into the first row that has room for it."""
-
-    def __init__(self, length: int, most: int) -> None:
-        self.length, self.most = length, most
-        self.rows: list[list[Segment]] = []
-        self.room: list[int] = []
-
-    def take(self, segment: Segment) -> bool:
-        """Whether there was room."""
+def in_rows(segments: Sequence[Segment], length: int, most: int) -> tuple[list[list[Segment]], list[Segment]]:
+    """At most so many rows of `length`, each segment in the first that has room for it; and those that none had room for."""
+    rows, room, left = list[list[Segment]](), list[int](), list[Segment]()
+    for segment in segments:
         size = segment.stop - segment.start
-        row = next((i for i, room in enumerate(self.room) if room >= size), len(self.rows))
-        if row == self.most or size > self.length:
-            return False
-        if row == len(self.rows):
-            self.rows.append([])
-            self.room.append(self.length)
-        self.rows[row].append(segment)
-        self.room[row] -= size
-        return True
+        row = next((i for i, free in enumerate(room) if free >= size), len(rows))
+        if row == most:
+            left.append(segment)
+            continue
+        if row == len(rows):
+            rows.append([])
+            room.append(length)
+        rows[row].append(segment)
+        room[row] -= size
+    return rows, left
 
 
 @lru_cache(maxsize=4)
@@ -139,12 +134,12 @@ def bundled(
             longest = members[0].stop - members[0].start
             places = max(longest, min(ROW, sum(s.stop - s.start for s in members)))
             length = -(-places // 8) * 8
-            rows = Rows(length, 512 // length)
-            taken = {s for s in members if (length <= ROW or 2 * (s.stop - s.start) > longest) and rows.take(s)}
-            members = [s for s in members if s not in taken]
-            if len(taken) > 1:
-                bundles.append(Bundle.of(rows.rows, length, keys, causal, dtype, device))
-                together |= taken
+            like = [s for s in members if length <= ROW or 2 * (s.stop - s.start) > longest]
+            rows, left = in_rows(like, length, 512 // length)
+            members = [*left, *members[len(like) :]]  # the longest first, still
+            if len(like) - len(left) > 1:
+                bundles.append(Bundle.of(rows, length, keys, causal, dtype, device))
+                together.update(*rows)
     return tuple(bundles), tuple(segment for segment in segments if segment not in together)
 
 
