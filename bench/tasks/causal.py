@@ -19,6 +19,7 @@ from bench.tasks.sets import DATA, SETS  # noqa: E402
 from tutelage.data.prepare import prepare  # noqa: E402
 from tutelage.metrics.types import Prediction  # noqa: E402
 from tutelage.recipe import DataSpec  # noqa: E402
+from tutelage.runs import FORGETTING, read_json  # noqa: E402
 from tutelage.tasks import TASKS  # noqa: E402
 from tutelage.tasks.opening import open_for_task  # noqa: E402
 from tutelage.taskspec import TASKS as SPECS  # noqa: E402
@@ -53,8 +54,8 @@ def chrf(p: Prediction) -> float:
 
 def forgotten(run: Path) -> dict[str, Any]:
     """The run's probes before and after training, and their verdicts."""
-    path = run / "forgetting.json"
-    found = json.loads(path.read_text(encoding="utf-8"))["forgetting"] if path.is_file() else {"probes": {}}
+    path = run / FORGETTING
+    found = read_json(path)["forgetting"] if path.is_file() else {"probes": {}}
     return {name: {key: one[key] for key in ("first", "second", "verdict")} for name, one in found["probes"].items()}
 
 

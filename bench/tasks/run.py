@@ -39,7 +39,7 @@ def ours(one: Set, seed: int, out: Path, steps: int | None) -> dict[str, Any]:
     recipe = {
         "model": one.model, "task": one.task, "data": {"train": [str(one.train)]}, "method": one.method, "seed": seed,
         "optim": {"learning_rate": one.rate, "epochs": one.epochs, "batch_size": one.batch, "schedule": "linear",
-                  "warmup": 0.0, "steps": steps, "dropout": one.dropout},
+                  "warmup": 0.0, "steps": steps},
         "max_tokens": one.max_tokens, "over_length": "truncate", "out": str(out),
     }  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)

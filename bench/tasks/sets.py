@@ -26,7 +26,6 @@ class Set:
     max_tokens: int
     model: str = "minilm-l6"
     method: Any = "full"
-    dropout: float = 0.0  # of hidden values; the Trainer's is what the model's config says, 0.1
 
 
 def write(path: Path, rows: Iterable[dict[str, Any]]) -> Path:

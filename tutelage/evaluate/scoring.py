@@ -51,10 +51,9 @@ def metrics_for(task: str, predictions: Sequence[Prediction], extra: Sequence[st
 
 def is_ranking(predictions: Sequence[Prediction]) -> bool:
     """Whether they say which of two texts is the better one."""
-    return bool(predictions) and set(predictions[0].scores) == {"better", "worse"} == {
-        "worse",
-        predictions[0].reference,
-    }
+    return (
+        bool(predictions) and predictions[0].reference == "better" and set(predictions[0].scores) == {"better", "worse"}
+    )
 
 
 def main_metric(task: str, predictions: Sequence[Prediction]) -> str:

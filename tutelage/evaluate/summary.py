@@ -22,6 +22,7 @@ TABLES = {"classify": per_class, "tag": per_entity}
 def summary(rows: Rows, asked: Asked, untouched: Scored | None, tuned: Scored, slice_by: str | None) -> dict[str, Any]:
     """Scores of the untouched model, the baselines and the model itself, compared; what was forgotten; rows to read."""
     task, predictions = asked.task, tuned.predictions
+    labelled = not is_ranking(predictions)
     main = main_metric(task, predictions)
     names = metrics_for(task, predictions, asked.metrics)
     found: dict[str, Any] = {
@@ -31,10 +32,8 @@ def summary(rows: Rows, asked: Asked, untouched: Scored | None, tuned: Scored, s
         "too_long": list(tuned.too_long), "untouched": untouched.scores if untouched else None,
         "baselines": baselines(rows, asked, tuned), "comparison": None, "forgetting": None,
         "slices": slices(predictions, slice_by, main, seed=asked.seed) if slice_by else [],
-        "confusion": confusion(predictions) if task == "classify" and not is_ranking(predictions) else None,
-        "per_class": (
-            TABLES[task](predictions, seed=asked.seed) if task in TABLES and not is_ranking(predictions) else []
-        ),
+        "confusion": confusion(predictions) if task == "classify" and labelled else None,
+        "per_class": TABLES[task](predictions, seed=asked.seed) if task in TABLES and labelled else [],
         "worst": worst(predictions, main),
     }  # fmt: skip
     if untouched is not None:

@@ -101,7 +101,7 @@ def export_model(
 
 
 def finish(
-    folder: Path, out: Path, kind: str, precision: str, facts: Facts, parity: Figures, task: str, source: str = ""
+    folder: Path, out: Path, kind: str, precision: str, facts: Facts, parity: Figures, task: str, source: str
 ) -> Artifact:  # fmt: skip
     """Write card and receipt of an export that passed its gate into `folder`, and let it appear as `out`. `source` is the
     `stamp` of what it was made from."""

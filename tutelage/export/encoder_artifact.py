@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tutelage.export.artifact import Artifact, finish, refuse_occupied, workspace
+from tutelage.export.artifact import Artifact, finish, refuse_occupied, stamp, workspace
 from tutelage.export.card import facts_of
 from tutelage.export.label_parity import enforce
 from tutelage.export.onnx_file import open_for_onnx
@@ -26,4 +26,4 @@ def export_onnx(located: Located, out: Path, *, rows: int, texts: int, say: Say,
         say("parity: onnxruntime predicts")
         parity = opened.measure(folder, hard_texts(texts), trained)
         enforce(parity, f"{located.name} as onnx:fp32")
-        return finish(folder, out, "onnx", "fp32", facts, parity, task)
+        return finish(folder, out, "onnx", "fp32", facts, parity, task, stamp(located))

@@ -58,10 +58,11 @@ class Seq2Seq:
         places = {
             key: value for key, value in opening.config.items() if key in ("model_type", "max_position_embeddings")
         }
-        if spec.max_target_tokens > context(places):
+        most = context(places)
+        if spec.max_target_tokens > most:
             raise RecipeError(
-                f"the model writes at most {context(places)} tokens", where="task.max_target_tokens",
-                why=f"its config says so, and {spec.max_target_tokens} are asked for", fix=f"max_target_tokens: {context(places)}",
+                f"the model writes at most {most} tokens", where="task.max_target_tokens",
+                why=f"its config says so, and {spec.max_target_tokens} are asked for", fix=f"max_target_tokens: {most}",
             )  # fmt: skip
         tokens = Tokens.of(opening.tokenizer, places, opening.max_tokens)
         start = opening.config.get("decoder_start_token_id", opening.config.get("bos_token_id"))
