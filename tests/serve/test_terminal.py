@@ -175,6 +175,13 @@ class Terminal:
         self.text = self.text.partition(found[0])[2]
         return found[0]
 
+    def more(self, seconds: float = 60) -> None:
+        """Wait for anything behind what was waited for before."""
+        if not self.text:
+            ready, _, _ = select.select([self.master], [], [], seconds)
+            assert ready, "waited for more, and nothing came"
+            self.text += os.read(self.master, 4096).decode(errors="replace")
+
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
@@ -199,11 +206,15 @@ def test_on_a_real_terminal_ctrl_c_stops_an_answer_and_ctrl_d_leaves(model_folde
     for _ in range(20):  # on a busy machine an answer may be over before it can be stopped
         terminal.type("Hello\r")
         terminal.until("Hello\r\n")
+        terminal.more()  # Ctrl-C between Enter and the answer's first word is one at the prompt
         terminal.type("\x03")
         said = terminal.until("(stopped)", "(Ctrl-D or /exit leaves)")
         terminal.until("> ")
         if said == "(stopped)":
             break
+        terminal.type("/reset\r")  # answers that were over fill the context, until none has room to be stopped in
+        terminal.until("(a new conversation)")
+        terminal.until("> ")
     assert said == "(stopped)"
     terminal.type("/reset\r")
     terminal.until("(a new conversation)")
