@@ -1,6 +1,7 @@
 """The verb: parts that add up, other machines, data that are not here, what cannot fit, and a probe that is a real process."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from tutelage.show import show_estimate
 from tutelage.train.imagined import ROWS
 from tutelage.train.machines import MACHINES, Machine
 from tutelage.train.material import gather
-from tutelage.train.proposals import proposals, refuse_what_cannot_fit
+from tutelage.train.proposals import method_of, proposals, refuse_what_cannot_fit
 from tutelage.train.setup import choose_plan
 from tutelage.train.sketch import lengths_of, sketched
 from tutelage.verbs.estimate import estimate
@@ -47,6 +48,10 @@ def test_parts_add_up_and_the_run_reports_the_same(recipe: Recipe) -> None:
     own = json.loads((Path(run["run"]) / "manifest.json").read_text())["estimate"]
     assert run["estimated_peak_mib"] == own["peak_mib"]
     assert own["peak_mib"] - own["parts_mib"]["process"] == pytest.approx(without, abs=1)
+    assert run["estimated_seconds"] == own["seconds"]
+    assert 0 < own["seconds"][0] < own["seconds"][1]
+    report = (Path(run["run"]) / "report.html").read_text(encoding="utf-8")
+    assert len(re.findall(r"(?:steps|epochs?|>)[^<]*estimated [^<]+<", report)) >= 3  # time, memory, disk
 
 
 def test_disk_is_what_the_run_writes(recipe: Recipe) -> None:
@@ -56,6 +61,17 @@ def test_disk_is_what_the_run_writes(recipe: Recipe) -> None:
     written = (last / "tensors.safetensors").stat().st_size / MIB
     assert disk["checkpoints"] >= written
     assert disk["model"] == pytest.approx((run / "model" / "model.safetensors").stat().st_size / MIB, abs=0.2)
+    assert disk["calibrated"] == 0
+
+
+def test_a_calibrated_base_stands_on_disk_twice(recipe: Recipe) -> None:
+    method = {"kind": "qlora", "rank": 4, "block_size": 16, "calibrate": 2, "init": "qera"}
+    qlora = make_recipe({**recipe.model_dump(mode="json"), "method": method})
+    disk = estimate(qlora)["disk_mib"]
+    run = train(qlora)
+    files = [Path(run["run"]) / name for name in ("nf4.safetensors", "model/nf4.safetensors")]
+    assert disk["calibrated"] == pytest.approx(sum(file.stat().st_size for file in files) / MIB, abs=0.05)
+    assert run["estimated_disk_mib"] == pytest.approx(disk["checkpoints"] + disk["model"] + disk["calibrated"], abs=0.2)
 
 
 @pytest.mark.parametrize("name", sorted(MACHINES))
@@ -96,8 +112,21 @@ def test_what_cannot_fit_is_refused_with_the_smallest_change_that_fits(recipe: R
     between = 68 * MIB  # libraries take 64, and full fine-tuning about 5
     found = list(proposals(recipe, material, plan, between))
     assert all(each.least_mib * MIB <= between for each in found)
-    assert {each.set for each in found} <= {("method=half",), ("method=lora",)}
+    assert {each.set for each in found} <= {("method=half",), ("method=lora",), ("method=qlora",)}
     assert not list(proposals(lora, material, plan, MIB))
+
+
+def test_lora_that_cannot_fit_is_proposed_as_qlora_with_its_own_keys(recipe: Recipe) -> None:
+    material, plan = gather(recipe, lambda text: None), choose_plan(recipe)
+    lora = make_recipe({**recipe.model_dump(mode="json"), "method": {"kind": "lora", "rank": 3, "layers": [1]}})
+    found = next(proposals(lora, material, plan, 2**40))
+    assert found.set == ("method.kind=qlora",)
+    assert method_of("qlora", lora.method) == make_recipe(
+        {"model": "m", "data": {"train": "f"}, "method": {"kind": "qlora", "rank": 3, "layers": [1]}}
+    ).method  # fmt: skip
+    weights = [sketched(each, material, plan).parameter_bytes for each in (
+        lora, lora.model_copy(update={"method": method_of("qlora", lora.method)}))]  # fmt: skip
+    assert weights[1] < weights[0]
 
 
 def test_the_probe_is_a_real_process_on_the_fullest_batch(recipe: Recipe) -> None:

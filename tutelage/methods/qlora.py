@@ -76,6 +76,15 @@ def start(model: Any) -> None:
             layer.b.data.copy_(b / layer.scale)
 
 
+def calibrated_bytes(model: Any, spec: QloraSpec) -> int:
+    """What the file of a calibrated base takes: codes and bf16 scales, and the adapters' start."""
+    if not spec.calibrate:
+        return 0
+    values = sum(layer.in_features * layer.out_features for _, layer in quantised(model))
+    start = sum(layer.a.nbytes + layer.b.nbytes for _, layer in lora_layers(model)) if spec.init == "qera" else 0
+    return values // 2 + values // spec.block_size * 2 + start
+
+
 def _blocks(model: Any) -> Path | None:
     """The file of a calibrated base."""
     return next(layer.how.blocks for _, layer in quantised(model))

@@ -153,18 +153,28 @@ def figures(facts: Facts) -> list[Fact]:
     seconds = totals.get("seconds", sum(number(event.get("seconds")) or 0.0 for event in facts.of("step")))
     steps = steps_done(facts)
     epochs = number(totals.get("epochs"))
-    arrow, guess = f"{score(before.get('loss'))} → " if before else "", memory(totals.get("estimated_peak_mib"))
+    arrow, guesses = f"{score(before.get('loss'))} → " if before else "", estimates(totals)
     accuracy = f"was {percent(before.get('accuracy'))}" if before else ""
     facts_shown = [
         Fact("Held-out loss", arrow + score(after.get("loss")), names.unit),
         Fact(names.right, percent(after.get("accuracy")), accuracy),
-        Fact("Training time", duration(seconds), things(steps, "step") + (f", {epochs:g} epochs" if epochs else "")),
+        Fact("Training time", duration(seconds), things(steps, "step") + (f", {epochs:g} epochs" if epochs else "")
+             + guesses["seconds"]),
         Fact("Speed", f"{count(totals.get('tokens_per_second'))}", "tokens per second"),
-        Fact("Peak memory", memory(totals.get("peak_rss_mib")), f"estimated {guess}" if guess != DASH else "resident"),
+        Fact("Peak memory", memory(totals.get("peak_rss_mib")), guesses["peak_mib"].removeprefix(", ") or "resident"),
+        Fact("On disk", memory(totals.get("disk_mib")), guesses["disk_mib"].removeprefix(", ")),
         Fact("Trained parameters", percent(ratio(totals.get("trainable_parameters"), totals.get("total_parameters"))),
              f"{short(totals.get('trainable_parameters'))} of {short(totals.get('total_parameters'))}"),
     ]  # fmt: skip
     return [fact for fact in facts_shown if not fact.value.endswith(DASH)]
+
+
+def estimates(totals: dict[str, Any]) -> dict[str, str]:
+    """What the run was estimated to take, as words behind what it took; nothing where no estimate was made."""
+    low, high = totals.get("estimated_seconds") or (None, None)
+    between = f"{duration(low)} to {duration(high)}" if low is not None else DASH
+    found = {"seconds": between, **{key: memory(totals.get(f"estimated_{key}")) for key in ("peak_mib", "disk_mib")}}
+    return {key: "" if text == DASH else f", estimated {text}" for key, text in found.items()}
 
 
 def scores(facts: Facts) -> list[Score]:

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tutelage.engine.precision import ExecutionPlan, measure_gflops
+from tutelage.methods.qlora import calibrated_bytes
 from tutelage.models.describe import DTYPES
 from tutelage.models.safetensors_file import read_header, shards
+from tutelage.recipe import LoraSpec, QloraSpec
 from tutelage.runs import plain
 from tutelage.train.budget import libraries
 from tutelage.train.loop import TrainState
@@ -20,7 +22,6 @@ MIB = 2**20
 EFFICIENCY = (0.25, 0.8)
 MEMORY_RANGE = (0.8, 1.25)  # around the estimate: what issue 5 allows
 FORWARD = 0.45  # of a step's operations: what scoring held-out rows takes for as many tokens (LoRA 1/2, full 1/3)
-WHOLE = ("full", "half")  # methods whose finished model holds all weights
 STORED_TOKEN = 4 + 4 + 1  # bytes of id, weight and role in the encoded store
 
 
@@ -71,6 +72,7 @@ class Disk:
 
     checkpoints: int
     model: int
+    calibrated: int  # a calibrated base, in the run folder and in the model
     rows: int
 
 
@@ -110,28 +112,29 @@ def work_of(state: TrainState, walk: Walk, walked: Sequence[Any]) -> Work:
     return Work(state.total_steps, round(tokens), per_token * tokens, per_token * FORWARD * float(held.sum()) * times)
 
 
-def disk_of(state: TrainState, method: str) -> Disk:
+def disk_of(state: TrainState, method: object) -> Disk:
     """From the tensors that a checkpoint and the finished model hold."""
     moments = sum(m.numel() * 8 for m in state.optimizer.trained)
     masters = sum(m.nbytes for m in state.optimizer.masters.values())
     kept = min(state.saving.keep + (1 if len(state.validation_rows) else 0), state.total_steps) + 1
-    model = sum(p.nbytes for p in state.backbone.model.parameters()) if method in WHOLE else masters
+    whole = not isinstance(method, LoraSpec)
+    model = sum(p.nbytes for p in state.backbone.model.parameters()) if whole else masters
     tokens = int(lengths_of(state.train_rows).sum())
-    return Disk((masters + moments) * kept, model, tokens * STORED_TOKEN)
+    blocks = calibrated_bytes(state.backbone.model, method) if isinstance(method, QloraSpec) else 0
+    return Disk((masters + moments) * kept, model, 2 * blocks, tokens * STORED_TOKEN)
 
 
-def estimate_line(state: TrainState, work: Work, memory: Memory) -> str:
+def estimate_line(state: TrainState, work: Work, seconds: tuple[float, float], memory: Memory) -> str:
     """The plan, with ranges instead of figures that nobody can know."""
     mean, rows = work.tokens / max(work.steps, 1), min(state.optim.batch_size, len(state.train_rows))
     per_step = math.ceil(mean / state.plan.tokens) if state.plan.packed else rows
     share = state.trainable.count / state.trainable.total
-    quickest, slowest = replace(work, validation=0.0).seconds(rate_of(state.plan))
     low, high = (memory.peak * factor for factor in MEMORY_RANGE)
     line = (
         f"plan: {work.steps} steps of {state.optim.batch_size} rows ({mean / rows:.0f} tokens each, about {per_step} "
         f"micro-batches of at most {state.plan.tokens:,} tokens), {state.plan.precision} on {state.plan.device} with "
         f"{state.plan.threads} threads, training {state.trainable.count:,} of {state.trainable.total:,} parameters "
-        f"({share:.2%}); a step should take {quickest / work.steps:.2g} to {slowest / work.steps:.2g} s "
+        f"({share:.2%}); a step should take {seconds[0] / work.steps:.2g} to {seconds[1] / work.steps:.2g} s "
         f"and memory peak at {low:,.0f} to {high:,.0f} MiB"
     )
     if state.anchored:

@@ -3,21 +3,23 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from tutelage.encode.rows import Rows
 from tutelage.encode.types import Encoded
 from tutelage.engine.memory import Room, room
 from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import OutOfMemoryError, TutelageError
-from tutelage.recipe import Method, Recipe
+from tutelage.recipe import LoraSpec, Method, Recipe
 from tutelage.train.budget import fitting, plainly_fits
 from tutelage.train.estimate import MEMORY_RANGE, MIB
 from tutelage.train.material import Material
 from tutelage.train.sketch import Sketch, lengths_of, sketched
 
 # Methods that take less memory, the smallest change first.
-LIGHTER: dict[str, tuple[str, ...]] = {"full": ("half", "lora"), "half": ("lora",), "lora": (), "qlora": ()}
+LIGHTER: dict[str, tuple[str, ...]] = {
+    "full": ("half", "lora", "qlora"), "half": ("lora", "qlora"), "lora": ("qlora",), "qlora": (),
+}  # fmt: skip
 SHORTEST = 128  # tokens; below this a chat is none
 
 
@@ -51,22 +53,32 @@ def proposals(recipe: Recipe, material: Material, plan: ExecutionPlan, free: flo
         [(kind, None) for kind in methods] + [(None, n) for n in lengths] + [(k, n) for k in methods for n in lengths]
     )
     for kind, length in tried:
-        changed = recipe if kind is None else recipe.model_copy(update={"method": method_of(kind)})
         shorter = material if length is None else shortened(material, recipe.over_length, length)
         if not len(shorter.train.rows):
             continue
         try:
+            changed = recipe if kind is None else recipe.model_copy(update={"method": method_of(kind, recipe.method)})
             fits, least = least_bytes(sketched(changed, shorter, plan), free)
-        except TutelageError:  # e.g. a method whose package is not installed
+        except (
+            TutelageError,
+            ValidationError,
+        ):  # e.g. a method whose package is not installed, or without a key of this one's
             continue
         if fits:
-            sets = [f"method={kind}"] if kind else []
+            key = "method.kind" if kind and keeps_keys(kind, recipe.method) else "method"
+            sets = [f"{key}={kind}"] if kind else []
             yield Proposal((*sets, *([f"max_tokens={length}"] if length else [])), least / MIB)
 
 
-def method_of(kind: str) -> object:
-    """The method with its defaults."""
-    return TypeAdapter(Method).validate_python({"kind": kind})
+def keeps_keys(kind: str, method: object) -> bool:
+    """Whether a change to the method `kind` leaves the other keys of `method` as they are: QLoRA has all of LoRA's."""
+    return kind == "qlora" and isinstance(method, LoraSpec)
+
+
+def method_of(kind: str, method: object) -> object:
+    """The method `kind` in the place of `method`, with its defaults or the keys that both have."""
+    kept = method.model_dump(exclude_unset=True) if keeps_keys(kind, method) and isinstance(method, LoraSpec) else {}
+    return TypeAdapter(Method).validate_python({**kept, "kind": kind})
 
 
 def shortened(material: Material, over_length: str, limit: int) -> Material:

@@ -50,7 +50,7 @@ def estimate(
     work = work_of(sketch.state, walk, rows)
     probed = probe_run(spec, say) if probe else None
     quickest, slowest = work.seconds(where.gflops)
-    disk = disk_of(sketch.state, spec.method.kind)
+    disk = disk_of(sketch.state, spec.method)
     return {
         "ok": fit.fits, "model": spec.model, "method": spec.method.kind, "machine": {**asdict(where), "free_mib": where.free_mib},
         "rows": {"count": len(material.train.rows), "assumed": dreamt, "longest": int(lengths_of(material.train.rows).max()),

@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tutelage.report.page import write as write_report
 from tutelage.runs import EVENTS, FORGETTING, MANIFEST, append_event, create, locked, plain, write_json
 from tutelage.train import checkpoint
 from tutelage.train.budget import fit_budget
-from tutelage.train.estimate import as_json, estimate_line, memory_of, work_of
+from tutelage.train.estimate import MIB, as_json, disk_of, estimate_line, memory_of, rate_of, work_of
 from tutelage.train.loop import TrainState, restore, training
 from tutelage.train.manifest import now, open_manifest, summary, totals, version_notes
 from tutelage.train.material import Material, gather
@@ -95,11 +95,12 @@ def fine_tune(
     manifest["plan"] = state.plan.as_json()
     write_json(folder / MANIFEST, manifest)
     if state.step == 0:
-        say(expected(manifest, state, sketch, material, process))
+        say(expected(manifest, spec, state, sketch, material, process))
         write_json(folder / MANIFEST, manifest)
         answer_samples(folder, spec, material, state, "before")
-    estimated = manifest.get("estimate", {}).get("peak_mib")
-    finished = run(folder, manifest, state, resumed, watch if estimated is None else within(estimated, watch), say)
+    estimated = manifest.get("estimate", {})
+    most = estimated.get("peak_mib")
+    finished = run(folder, manifest, state, resumed, watch if most is None else within(most, watch), say)
     if finished.reason == "interrupted":
         raise InterruptedRunError(
             f"saved step {state.step} of {state.total_steps} and stopped", where=str(folder),
@@ -107,7 +108,10 @@ def fine_tune(
         )  # fmt: skip
     chosen = write_model(folder, spec, material, state, say)
     answer_samples(folder, spec, material, state, "after")
-    sums = totals(state, peak.mib) | {"estimated_peak_mib": estimated}
+    sums = totals(state, peak.mib) | {
+        f"estimated_{key}": estimated.get(key) for key in ("peak_mib", "seconds", "disk_mib")
+    }
+    sums["disk_mib"] = round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / MIB, 1)
     manifest |= {"best_step": state.best_step, "model_step": chosen, "totals": sums}
     manifest |= {"status": "finished", "reason": finished.reason, "finished": now()}
     write_json(folder / MANIFEST, manifest)
@@ -124,14 +128,19 @@ def within(most: float, watch: Watch) -> Watch:
     return watching
 
 
-def expected(manifest: dict[str, Any], state: TrainState, sketch: Sketch, material: Material, process: float) -> str:
-    """What the run will take, in a line; its peak goes into the manifest, to be compared with what was measured."""
+def expected(
+    manifest: dict[str, Any], spec: Recipe, state: TrainState, sketch: Sketch, material: Material, process: float
+) -> str:
+    """What the run will take, in a line; the figures go into the manifest, to be compared with what was measured."""
     sketch.adopt(state.plan)
     rows = fullest_rows(sketch.state)
     walk = sketch.walk(rows)
     memory = memory_of(sketch, material, walk, process)
-    manifest["estimate"] = as_json(memory)
-    return estimate_line(state, work_of(sketch.state, walk, rows), memory)
+    work, disk = work_of(sketch.state, walk, rows), disk_of(sketch.state, spec.method)
+    seconds = replace(work, validation=0.0).seconds(rate_of(state.plan))
+    disk_mib = round((disk.checkpoints + disk.model + disk.calibrated) / MIB, 1)
+    manifest["estimate"] = as_json(memory) | {"seconds": list(seconds), "disk_mib": disk_mib}
+    return estimate_line(state, work, seconds, memory)
 
 
 def measure_forgetting(folder: Path, manifest: dict[str, Any], seed: int, say: Say) -> None:
