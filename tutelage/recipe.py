@@ -144,6 +144,9 @@ class HalfSpec(Spec):
 class OptimSpec(Spec):
     """AdamW (arXiv 1711.05101) and its schedule. `batch_size` is examples per optimiser step, however they are run."""
 
+    kind: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw", description="adamw_8bit: moments of a byte a value (arXiv 2110.02861); needs tutelage[qlora]"
+    )
     learning_rate: float = Field(2e-4, gt=0)
     epochs: float = Field(3.0, gt=0)
     steps: int | None = Field(None, ge=1, description="optimiser steps; overrides epochs")

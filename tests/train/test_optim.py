@@ -1,5 +1,6 @@
 """The optimiser: some parameters learn faster (LoRA+), and what a bf16 model learns shows in it."""
 
+import bitsandbytes
 import pytest
 import torch
 from torch import nn
@@ -7,6 +8,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from tutelage.methods import METHODS
 from tutelage.recipe import LoraSpec, OptimSpec
+from tutelage.train.adamw_8bit import AT_ONCE
 from tutelage.train.optim import Optimizer
 
 
@@ -56,3 +58,50 @@ def test_steps_smaller_than_bf16_can_show_still_show_on_average(rows: list[int] 
     again = Optimizer({"w": nn.Parameter(before.bfloat16())}, OptimSpec(), rows={"w": places} if rows else None)
     again.load(optimizer.state())
     assert torch.equal(again.parameters["w"], weight)
+
+
+def test_8_bit_moments_give_the_bits_of_bitsandbytes_own_optimizer_also_in_pieces() -> None:
+    torch.manual_seed(0)
+    shapes = {"large": (3, AT_ONCE // 2 + 77), "one piece": (100, 70), "small": (40, 100), "bias": (70,)}
+    start = {name: torch.randn(shape) for name, shape in shapes.items()}
+    ours, theirs = ({n: nn.Parameter(v.clone()) for n, v in start.items()} for _ in range(2))
+    optimizer = Optimizer(ours, OptimSpec(kind="adamw_8bit", weight_decay=0.1, max_grad_norm=1e9))
+    groups = [{"params": [p for p in theirs.values() if (p.dim() > 1) == decays], "weight_decay": 0.1 * decays}
+              for decays in (True, False)]  # fmt: skip
+    peer = bitsandbytes.optim.AdamW8bit(groups, lr=1e-3, betas=(0.9, 0.999), eps=1e-8)
+    for _ in range(3):
+        for name, value in start.items():
+            ours[name].grad = torch.randn_like(value)
+            theirs[name].grad = ours[name].grad.clone()
+        optimizer.step(1e-3, 1.0)
+        peer.step()
+    for name in shapes:
+        assert torch.equal(ours[name], theirs[name])
+        assert not torch.equal(ours[name], start[name])
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adamw_8bit"])
+def test_what_the_optimizer_says_it_holds_is_what_a_checkpoint_gets(kind: str) -> None:
+    weight, bias = nn.Parameter(torch.randn(100, 256).bfloat16()), nn.Parameter(torch.randn(100))
+    optimizer = Optimizer({"w": weight, "b": bias}, OptimSpec(kind=kind))
+    optimizer.reserve()
+    per_value = 8 if kind == "adamw" else 2 + 8 / 256
+    assert optimizer.bytes() == 25_600 * (4 + per_value) + 100 * 8 + 2 * 4
+    held = sum(tensor.nbytes for tensor in optimizer.state().values())
+    assert held == optimizer.bytes() + bias.nbytes  # which is its own master
+
+
+def test_8_bit_moments_learn_as_fp32_moments_do() -> None:
+    torch.manual_seed(0)
+    x, right = torch.randn(512, 64), torch.randn(64, 80)
+    lost = {}
+    for kind in ("adamw", "adamw_8bit"):
+        weight = nn.Parameter(torch.zeros(64, 80))
+        optimizer = Optimizer({"w": weight}, OptimSpec(kind=kind, learning_rate=0.02, max_grad_norm=1e9))
+        for _ in range(60):
+            loss = (x @ weight - x @ right).square().mean()
+            loss.backward()
+            optimizer.step(0.02, 1.0)
+        lost[kind] = float(loss.detach())
+    assert lost["adamw"] < 0.3 * float((x @ right).square().mean())
+    assert lost["adamw_8bit"] == pytest.approx(lost["adamw"], rel=0.05)

@@ -81,7 +81,7 @@ def whole(recipe: MakeRecipe, **changes: Any) -> Numbers:
     """The outcome of the run that nothing interrupts, computed once for each set of keys (paths do not count)."""
     key = json.dumps(changes, sort_keys=True)
     if key not in WHOLE:
-        spec = recipe("whole", **changes)
+        spec = recipe(f"whole-{len(WHOLE)}", **changes)
         tutelage.train(spec)
         WHOLE[key] = outcome(spec)
     return WHOLE[key]
@@ -155,9 +155,12 @@ def test_a_run_without_an_estimate_in_its_manifest_goes_on_to_the_same_end(recip
     assert outcome(parts) == whole(recipe, method=METHODS["lora"])
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_with_noise_on_the_embeddings_it_goes_on_bit_for_bit(method: str, recipe: MakeRecipe) -> None:
-    optim = {"steps": STEPS, "batch_size": 4, "learning_rate": 1e-3, "neftune_alpha": 5.0}
+@pytest.mark.parametrize("extra", [{"neftune_alpha": 5.0}, {"kind": "adamw_8bit"}], ids=["neftune", "8 bit"])
+@pytest.mark.parametrize("method", ["full", "lora", "half"])
+def test_with_another_optimizer_or_noise_it_goes_on_bit_for_bit(
+    method: str, extra: dict[str, Any], recipe: MakeRecipe
+) -> None:
+    optim = {"steps": STEPS, "batch_size": 4, "learning_rate": 1e-3, **extra}
     parts = recipe("parts", method=METHODS[method], optim=optim)
     stopped(parts, 2)
     killed(parts, "step", 7)

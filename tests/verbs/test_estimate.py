@@ -59,7 +59,8 @@ def test_disk_is_what_the_run_writes(recipe: Recipe) -> None:
     run = Path(train(recipe)["run"])
     last = max((run / "checkpoints").iterdir())
     written = (last / "tensors.safetensors").stat().st_size / MIB
-    assert disk["checkpoints"] >= written
+    assert disk["checkpoints"] == pytest.approx(2 * disk["writing"], abs=0.2)
+    assert disk["writing"] == pytest.approx(written, abs=0.2)
     assert disk["model"] == pytest.approx((run / "model" / "model.safetensors").stat().st_size / MIB, abs=0.2)
     assert disk["calibrated"] == 0
 

@@ -29,7 +29,10 @@ from tutelage.runs import fsync_folder
 MANIFEST, STATE, TENSORS = "manifest.json", "state.json", "tensors.safetensors"
 NAME = re.compile(r"step-(\d{8})")
 SCHEMA = 1
-DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
+DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.uint8: "U8",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

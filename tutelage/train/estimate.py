@@ -68,9 +68,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes. `checkpoints`: as many as lie there at a time, one more while the next is written."""
+    """Bytes. `checkpoints` are those that stay, `writing` one more while the next is written."""
 
     checkpoints: int
+    writing: int
     model: int
     calibrated: int  # a calibrated base, in the run folder and in the model
     rows: int
@@ -114,14 +115,15 @@ def work_of(state: TrainState, walk: Walk, walked: Sequence[Any]) -> Work:
 
 def disk_of(state: TrainState, method: object) -> Disk:
     """From the tensors that a checkpoint and the finished model hold."""
-    moments = sum(m.numel() * 8 for m in state.optimizer.trained)
+    state.optimizer.reserve()
+    checkpoint = sum(tensor.nbytes for tensor in state.optimizer.state().values())
     masters = sum(m.nbytes for m in state.optimizer.masters.values())
-    kept = min(state.saving.keep + (1 if len(state.validation_rows) else 0), state.total_steps) + 1
+    kept = min(state.saving.keep + (1 if len(state.validation_rows) else 0), state.total_steps)
     whole = not isinstance(method, LoraSpec)
     model = sum(p.nbytes for p in state.backbone.model.parameters()) if whole else masters
     tokens = int(lengths_of(state.train_rows).sum())
     blocks = calibrated_bytes(state.backbone.model, method) if isinstance(method, QloraSpec) else 0
-    return Disk((masters + moments) * kept, model, 2 * blocks, tokens * STORED_TOKEN)
+    return Disk(checkpoint * kept, checkpoint, model, 2 * blocks, tokens * STORED_TOKEN)
 
 
 def estimate_line(state: TrainState, work: Work, seconds: tuple[float, float], memory: Memory) -> str:

@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from tutelage.engine.rounding import rounded
 from tutelage.errors import ChangedRunError, CheckFailedError
 from tutelage.recipe import OptimSpec
+from tutelage.train.adamw_8bit import AdamW8bit, moments_8bit
 
 
 def learning_rate(spec: OptimSpec, step: int, total: int) -> float:
@@ -58,7 +59,7 @@ class Optimizer:
             self.masters[name] = parameter if exact else self._master(name, parameter)
         self.adam = self._train(parameters, {})
 
-    def _train(self, parameters: Mapping[str, nn.Parameter], moments: Mapping[Tensor, Any]) -> torch.optim.AdamW:
+    def _train(self, parameters: Mapping[str, nn.Parameter], moments: Mapping[Tensor, Any]) -> torch.optim.Optimizer:
         """Let `parameters` train from now on, with those of the old `moments` that are theirs; all others are dropped."""
         self.parameters = dict(parameters)
         for name in [name for name in self.hooks if name not in parameters]:
@@ -72,13 +73,13 @@ class Optimizer:
         for name, master in masters.items():
             decay = self.spec.weight_decay if master.dim() > 1 else 0.0
             groups.setdefault((self.faster.get(name, 1.0), decay), []).append(master)
-        adam = torch.optim.AdamW(
-            [{"params": held, "weight_decay": decay, "times": times} for (times, decay), held in groups.items()],
-            lr=self.spec.learning_rate,
-            betas=self.spec.betas,
-            eps=self.spec.eps,
-            fused=not any(master.is_meta for master in masters.values()),  # a sketch: same state, no kernel
-        )
+        held = [{"params": each, "weight_decay": decay, "times": times} for (times, decay), each in groups.items()]
+        common: dict[str, Any] = {"lr": self.spec.learning_rate, "betas": self.spec.betas, "eps": self.spec.eps}
+        adam: torch.optim.Optimizer
+        if self.spec.kind == "adamw_8bit":
+            adam = AdamW8bit(held, **common)
+        else:  # a sketch: same state, no kernel
+            adam = torch.optim.AdamW(held, **common, fused=not any(master.is_meta for master in masters.values()))
         for master in masters.values():
             if moments.get(master):
                 adam.state[master] = moments[master]
@@ -98,16 +99,19 @@ class Optimizer:
     def bytes(self) -> int:
         """What is held beside the model's own parameters: masters, and those moments that are there already."""
         masters = sum(m.nbytes for name, m in self.masters.items() if m is not self.known[name])
-        return masters + sum(m.numel() * 8 for m in self.trained if self.adam.state.get(m))
+        return masters + sum(each.nbytes for m in self.trained for each in self.adam.state.get(m, {}).values())
 
     def reserve(self) -> None:
         """Make Adam's moments now, so that no update can run out of memory half-way."""
         for master in self.trained:
             if not self.adam.state.get(master):
-                self.adam.state[master] = {
-                    "step": torch.zeros((), dtype=torch.float32, device=master.device),
-                    "exp_avg": torch.zeros_like(master), "exp_avg_sq": torch.zeros_like(master),
-                }  # fmt: skip
+                self.adam.state[master] = self._moments(master)
+
+    def _moments(self, master: Tensor) -> dict[str, Tensor]:
+        if self.spec.kind == "adamw_8bit":
+            return moments_8bit(master)
+        step = torch.zeros((), dtype=torch.float32, device=master.device)
+        return {"step": step, "exp_avg": torch.zeros_like(master), "exp_avg_sq": torch.zeros_like(master)}
 
     def _master(self, name: str, parameter: nn.Parameter) -> Tensor:
         values = parameter.detach()
@@ -206,9 +210,8 @@ class Optimizer:
             for name, master in self.masters.items():
                 master.copy_(tensors[f"master.{name}"])
                 if moments and name in self.parameters and f"step.{name}" in tensors:
-                    self.adam.state[master] = {
-                        key: tensors[f"{key}.{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")
-                    }
+                    keys = self._moments(master.to("meta"))
+                    self.adam.state[master] = {key: tensors[f"{key}.{name}"].clone() for key in keys}
         self._publish(self.known)
 
 
