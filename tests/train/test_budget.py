@@ -101,7 +101,9 @@ def test_moments_reserved_before_the_first_step_change_nothing(state: TrainState
 def test_the_estimate_is_one_line_with_ranges(sketch: Sketch, material: Material) -> None:
     rows = fullest_rows(sketch.state)
     walk = sketch.walk(rows)
-    line = estimate_line(sketch.state, work_of(sketch.state, walk, rows), (4.0, 12.0), memory_of(sketch, material, walk))
+    line = estimate_line(
+        sketch.state, work_of(sketch.state, walk, rows), (4.0, 12.0), memory_of(sketch, material, walk)
+    )
     assert "\n" not in line
     assert "micro-batches of at most 4,096 tokens" in line
     assert " should take 2 to 6 s and memory peak at " in line
