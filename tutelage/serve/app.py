@@ -53,7 +53,6 @@ def make_app(server: Server) -> FastAPI:
         for engine in server.engines:
             engine.start(asyncio.get_running_loop())
         yield
-        server.draining = True
         for engine in server.engines:
             engine.stop()
 
@@ -104,7 +103,7 @@ def _add_reading_routes(app: FastAPI, server: Server) -> None:
     @app.get("/health")
     async def health() -> dict[str, str]:
         """Whether requests are taken."""
-        return {"status": "draining" if server.draining else "ok"}
+        return {"status": "ok"}
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> str:

@@ -1,8 +1,11 @@
 """The server as a process: address, key, signals."""
 
 import secrets
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +64,7 @@ def url_of(address: Address, listener: socket.socket) -> str:
 
 
 def run(server: Server, address: Address, listener: socket.socket, say: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM: then no more connections are taken, and those that are open have time to end."""
+    """Serve until SIGINT or SIGTERM, then return: no more connections are taken, and those that are open have time to end."""
     names = {address.host, *address.names} - {"0.0.0.0", "::"}
     if address.host in ("0.0.0.0", "::"):
         names |= {socket.gethostname().lower()}
@@ -74,4 +77,25 @@ def run(server: Server, address: Address, listener: socket.socket, say: Callable
     say(f"serving {', '.join(sorted(server.models))} on {url_of(address, listener)}")
     if address.key is not None:
         say(f"key: {address.key}")
-    uvicorn.Server(config).run(sockets=[listener])
+    running = uvicorn.Server(config)
+    with signals_stop(running):
+        running.run(sockets=[listener])
+
+
+@contextmanager
+def signals_stop(running: Any) -> Iterator[None]:
+    """Let SIGINT and SIGTERM stop the server and nothing else: uvicorn raises them once more when it has ended, and that would
+    end the process before anyone hears what was served."""
+    if threading.current_thread() is not threading.main_thread():  # no signals come here
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        running.should_exit = True
+
+    before = {which: signal.signal(which, stop) for which in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)

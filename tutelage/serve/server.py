@@ -35,7 +35,6 @@ class Server:
     limits: Limits
     log: Log | None = None  # hears prompts and answers; None where they are nobody's business
     metrics: Metrics = field(default_factory=Metrics)
-    draining: bool = False
 
     @property
     def engines(self) -> list[Runs]:
