@@ -95,3 +95,11 @@ def test_what_is_missing_is_the_best_product_of_its_rank() -> None:
     best = (left[:, :6] * values[:6]) @ right[:6]  # Eckart, Young: of all outputs of rank 6
     torch.testing.assert_close((b @ a @ x.T).double(), best, rtol=1e-3, atol=1e-4)
     assert ((difference - b @ a) @ x.T).norm() < 0.9 * (difference @ x.T).norm()
+
+
+def test_what_stands_in_puts_out_as_much_inside_as_lora_does_at_its_start() -> None:
+    difference, x = weight(40, 64), inputs(64, 4000)
+    a, _ = missing(difference, x.T @ x, 6)
+    usual = torch.empty(2000, 64).uniform_(-1 / 8, 1 / 8, generator=torch.Generator().manual_seed(2))
+    inside = (x @ a.T).square().mean(0)
+    torch.testing.assert_close(inside, (x @ usual.T).square().mean().expand(6), rtol=0.05, atol=0)
