@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tutelage.data.prepare import prepare
 from tutelage.encode.batches import Batches
 from tutelage.errors import RecipeError
+from tutelage.evaluate.learning_curve import smaller
 from tutelage.recipe import make_recipe
-from tutelage.train.material import gather
+from tutelage.tasks.batching import varied
+from tutelage.tasks.mixed import open_task
+from tutelage.tasks.types import Opening
+from tutelage.train.material import accepted, gather
 from tutelage.train.setup import identity
 
 Folders = Callable[[str], Path]
@@ -53,6 +58,51 @@ def test_different_heads_do_not_mix(sources: list[dict[str, object]], model_fold
     recipe = make_recipe({"model": str(model_folder("llama")), "data": {"train": mixed}})
     with pytest.raises(RecipeError, match="different heads"):
         gather(recipe, lambda text: None)
+
+
+def test_masked_words_are_drawn_anew_in_each_epoch_also_where_rows_count_one_each(
+    tmp_path: Path, opening: Callable[..., Opening]
+) -> None:
+    texts = write(tmp_path / "texts.jsonl", [{"text": "the sky is blue in london " * 4} for _ in range(3)])
+    data = {"train": [{"path": texts, "loss": "examples"}]}
+    recipe = make_recipe({"model": "m", "data": data, "task": "text", "max_tokens": 60})
+    prepared = prepare(recipe.data, seed=0, accepts=lambda source: accepted(recipe, source))
+    task = open_task(recipe.task, prepared.sources, opening(prepared.train))
+    row = task.fit(prepared.train).rows[0]
+    first, second = (varied(task, row, 0, epoch, 0) for epoch in (0, 1))
+    assert first.ids.tolist() != second.ids.tolist()
+    for each in (first, second):
+        assert each.targets is not None
+        assert float(each.targets.weights.sum()) == pytest.approx(1.0)
+    assert varied(task, row, 0, 1, 0).ids.tolist() == second.ids.tolist()
+
+
+def test_a_mixture_without_masked_words_varies_nothing(sources: list[dict[str, object]], model_folder: Folders) -> None:
+    recipe = make_recipe({"model": str(model_folder("llama")), "data": {"train": sources}, "max_tokens": 200})
+    material = gather(recipe, lambda text: None)
+    row = material.train.rows[5]
+    assert varied(material.task, row, 0, 1, 5) is row
+
+
+def test_a_share_of_the_rows_keeps_what_each_source_is_set_to(
+    sources: list[dict[str, object]], model_folder: Folders, tmp_path: Path
+) -> None:
+    renamed = write(tmp_path / "asked.jsonl", [{"question": f"q {i}", "reply": f"a {i}"} for i in range(8)])
+    columns = {"prompt": "question", "response": "reply"}
+    data = {"train": [{"path": renamed, "columns": columns, "weight": 3}, *sources[1:]], "validation": 0.25}
+    recipe = make_recipe({"model": str(model_folder("llama")), "data": data, "max_tokens": 200})
+    whole = gather(recipe, lambda text: None)
+    half, count, of = smaller(recipe, 0.5, tmp_path / "half")
+    part = gather(half, lambda text: None)
+    assert of == len(whole.train.rows)
+    assert count == len(part.train.rows) == round(of / 2)
+    for source, before in zip(half.data.train, recipe.data.train, strict=True):
+        assert source.model_dump(exclude={"path", "task"}) == before.model_dump(exclude={"path", "task"})
+    assert half.data.train[1].task.labels == ["no", "yes"]  # of all rows
+    texts = [{bytes(row.ids) for row in each.rows} for each in (part.train, whole.train)]
+    assert texts[0] < texts[1]
+    assert sorted(bytes(row.ids) for row in part.validation.rows) == sorted(bytes(r.ids) for r in whole.validation.rows)
+    assert set(part.row_weights) <= {0.5, 2.0, 3.0}
 
 
 def test_weights_are_how_often_a_row_comes() -> None:

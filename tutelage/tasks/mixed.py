@@ -4,7 +4,7 @@ So that a two-token label does not drown in a hundred-token summary, a source wi
 the weight 1 in a step's loss, whatever it trains.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from tutelage.tasks.types import TASKS, Bound, Opening
 from tutelage.taskspec import TaskSpec
 
 Sources = dict[str, SourceSpec]
+Vary = Callable[[Encoded, np.random.Generator], Encoded]
 
 
 def open_task(spec: TaskSpec, sources: Sources, opening: Opening) -> Bound:
@@ -115,6 +116,15 @@ class Mixed:
             whole = float(row.targets.weights.sum())
             return replace(row, targets=replace(row.targets, weights=(row.targets.weights / whole).astype(np.float32)))
         return replace(row, weights=(row.weights / float(row.weights[1:].sum() or 1.0)).astype(np.float32))
+
+    @property
+    def vary(self) -> Vary | None:
+        """What varies the rows of those tasks that vary theirs; None where none does."""
+        return self._vary if any(hasattr(member.task, "vary") for member in self.members) else None
+
+    def _vary(self, row: Encoded, draw: np.random.Generator) -> Encoded:
+        vary = next((getattr(m.task, "vary", None) for m in self.members if row.at.source in m.files), None)
+        return self._weighted(vary(row, draw)) if vary else row
 
     def contract(self, rows: Sequence[Row], fitted: Fitted) -> Contract:
         """The contracts of all tasks, added up; a check fails where it fails for one of them."""

@@ -91,7 +91,7 @@ def build_state(recipe: Recipe, material: Material, plan: ExecutionPlan, store: 
     set_training(model)
     backbone = dropping(replace(backbone.settled(), noise=recipe.optim.neftune_alpha or 0.0), recipe)
     start_threads()
-    varies = hasattr(material.task, "vary")  # then ids occur that are in no row
+    varies = getattr(material.task, "vary", None) is not None  # then ids occur that are in no row
     rows = {} if varies else used_rows(model, trainable.parameters, material.train.rows, recipe.optim.weight_decay)
     anchor = held_to_base(recipe, material, backbone, trainable)
     state = TrainState(

@@ -84,10 +84,10 @@ def choose_probes(folder: str | None, *, skip: bool) -> dict[str, list[Probe]] |
 
 def grown(recipe: Recipe, rows: Rows, asked: Asked, whole: Scored, say: Say) -> LearningCurve:
     """Train the recipe on growing shares of its rows and score each on the same rows."""
-    runs = []
+    runs, of = [], 0
     for share in SHARES:
-        part, count = smaller(recipe, share)
         run = str(asked.folder / f"share-{share:.0%}".rstrip("%"))
+        part, count, of = smaller(recipe, share, Path(run).with_name(f"{Path(run).name}-rows"))
         say(f"learning curve: training on {count} rows, {share:.0%} of them")
         train(part, out=run, say=say)
         small = Asked(
@@ -100,5 +100,5 @@ def grown(recipe: Recipe, rows: Rows, asked: Asked, whole: Scored, say: Say) -> 
             asked.group,
         )
         runs.append((share, count, score_model(run, False, "tuned", rows, small, None, say).predictions))
-    runs.append((1.0, len(rows.training), whole.predictions))
+    runs.append((1.0, of, whole.predictions))
     return curve(main_metric(asked.task, whole.predictions), runs, seed=asked.seed)
