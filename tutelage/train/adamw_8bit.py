@@ -36,19 +36,19 @@ class AdamW8bit(torch.optim.Optimizer):
         functional()  # a sentence where it is missing, before anything is trained
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of all parameters that have a gradient."""
         for group in self.param_groups:
             for master in group["params"]:
                 if master.grad is not None:
-                    state = self.state[master] or moments_8bit(master)
+                    state: dict[str, Tensor] = self.state[master] or moments_8bit(master)
                     self.state[master] = state
                     state["step"] += 1
-                    self._update(master, state, group)
+                    self._update(master, master.grad, state, group)
 
-    def _update(self, master: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+    def _update(self, master: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
         ops, step, (beta1, beta2) = torch.ops.bitsandbytes, int(state["step"]), group["betas"]
-        flat = [each.view(-1) for each in (master.grad, master, state["exp_avg"], state["exp_avg_sq"])]
+        flat = [each.view(-1) for each in (gradient, master, state["exp_avg"], state["exp_avg_sq"])]
         common = (beta1, beta2, 0.0, 0.0, group["eps"])
         if "exp_avg_scale" not in state:
             ops.optimizer_update_32bit(

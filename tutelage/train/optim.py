@@ -99,7 +99,8 @@ class Optimizer:
     def bytes(self) -> int:
         """What is held beside the model's own parameters: masters, and those moments that are there already."""
         masters = sum(m.nbytes for name, m in self.masters.items() if m is not self.known[name])
-        return masters + sum(each.nbytes for m in self.trained for each in self.adam.state.get(m, {}).values())
+        moments = [each for m in self.trained for each in self.adam.state.get(m, {}).values()]
+        return int(masters + sum(each.nbytes for each in moments))
 
     def reserve(self) -> None:
         """Make Adam's moments now, so that no update can run out of memory half-way."""
