@@ -184,3 +184,17 @@ def test_a_prompt_beyond_the_context_is_named_and_not_scored(made: Made, rows_fi
     found = tutelage.evaluate(run, data=str(path), skip_forgetting=True)
     assert found["too_long"] == [f"{path}:2"]
     assert found["rows"] == 1
+
+
+def test_tags_that_mark_no_entities_are_scored_by_word(made: Made, tmp_path: Path) -> None:
+    rows = [{"tokens": f"the sky is {w}".split(), "tags": ["DET", "NOUN", "VERB", "ADJ"]} for w in ("blue", "good")] * 3
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    run = short_run(made("bert"), tmp_path / "run", {"kind": "tag"}, [str(path)])
+    found = tutelage.evaluate(run, data=str(path), skip_forgetting=True)
+    assert found["main_metric"] == "tag_accuracy"
+    assert set(found["metrics"]) == {"tag_accuracy"}
+    (majority,) = found["baselines"]
+    assert majority["metrics"]["tag_accuracy"]["value"] == 0.25
+    assert sum(map(sum, found["confusion"]["counts"])) == 24
+    assert {one["name"]: one["support"] for one in found["per_class"]}["NOUN"] == 6

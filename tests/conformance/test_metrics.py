@@ -73,7 +73,7 @@ KINDS: dict[str, Callable[[], list[Prediction]]] = {
 
 def rows_for(name: str) -> list[Prediction]:
     """Predictions of the kind that the metric is for; a new metric is tried on texts unless it says otherwise."""
-    if name.startswith("entity_"):
+    if name.startswith(("entity_", "tag_")):
         return tag_rows()
     if name.startswith(("precision_", "recall_", "f1_")):
         return label_rows()

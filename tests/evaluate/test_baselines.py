@@ -23,7 +23,7 @@ def test_baselines_do_what_they_say(labels: list[Prediction], answers: list[Pred
     numbers = [row(1, "a", 1.0, 5.0), row(2, "b", 3.0, 5.0)]
     assert {one.output for one in BASELINES.get("majority")(numbers, ())} == {2.0}
     tags = [row(1, "Anna runs", ("B-PER", "O"), ("O", "O")), row(2, "she runs fast", ("O",) * 3, ("O",) * 3)]
-    assert [one.output for one in BASELINES.get("majority")(tags, ())] == [("O", "O"), ("O", "O", "O")]
+    assert [one.output for one in BASELINES.get("majority_tag")(tags, ())] == [("O", "O"), ("O", "O", "O")]
 
 
 def test_a_baseline_keeps_nothing_of_the_model(labels: list[Prediction]) -> None:

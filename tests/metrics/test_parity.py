@@ -116,6 +116,7 @@ def test_entities_as_seqeval(tags: Make, letters: str, seed: int) -> None:
     assert ours("entity_recall", rows) == pytest.approx(se.recall_score(right, given), **CLOSE)
     assert ours("entity_f1", rows) == pytest.approx(se.f1_score(right, given), **CLOSE)
     assert ours("entity_f1_macro", rows) == pytest.approx(se.f1_score(right, given, average="macro"), **CLOSE)
+    assert ours("tag_accuracy", rows) == pytest.approx(se.accuracy_score(right, given), **CLOSE)
     report = se.classification_report(right, given, output_dict=True)
     for name, scores in entity_f1.per_type(rows).items():
         assert value_of(scores["f1"]) == pytest.approx(report[name]["f1-score"], **CLOSE)

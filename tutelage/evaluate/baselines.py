@@ -15,27 +15,32 @@ SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|\n")
 
 # Which baselines say something of a task.
 FOR_TASK: dict[str, tuple[str, ...]] = {
-    "chat": ("majority", "copy", "lead"), "seq2seq": ("copy", "lead"), "classify": ("majority",), "tag": ("majority",),
+    "chat": ("majority", "copy", "lead"), "seq2seq": ("copy", "lead"), "classify": ("majority",), "tag": ("majority_tag",),
     "extract": ("majority",), "text": (),
 }  # fmt: skip
 
 
 @BASELINES.add("majority")
 def majority(predictions: Sequence[Prediction], training: Sequence[Value]) -> list[Prediction]:
-    """The most frequent reference of the training rows for every row; for tags, the most frequent tag for every word.
+    """The most frequent reference of the training rows for every row; of numbers it is their mean.
 
-    Of numbers it is their mean. Without training rows it is that of the scored rows, which flatters it.
+    Without training rows it is that of the scored rows, which flatters it.
     """
     known = list(training) or [one.reference for one in predictions]
     numbers = [value for value in known if isinstance(value, float)]
     if len(numbers) == len(known):
         center = sum(numbers) / len(numbers)
         return [_answered(one, center) for one in predictions]
-    if any(_is_tags(one) for one in predictions):
-        tag = Counter(tag for value in known if isinstance(value, tuple) for tag in value).most_common(1)[0][0]
-        return [_answered(one, (tag,) * len(one.reference)) for one in predictions if isinstance(one.reference, tuple)]
     first = Counter(known).most_common(1)[0][0]
     return [_answered(one, first) for one in predictions]
+
+
+@BASELINES.add("majority_tag")
+def majority_tag(predictions: Sequence[Prediction], training: Sequence[Value]) -> list[Prediction]:
+    """The most frequent tag of the training rows for every word; without training rows that of the scored rows."""
+    known = list(training) or [one.reference for one in predictions]
+    tag = Counter(tag for value in known if isinstance(value, tuple) for tag in value).most_common(1)[0][0]
+    return [_answered(one, (tag,) * len(one.reference)) for one in predictions if isinstance(one.reference, tuple)]
 
 
 @BASELINES.add("copy")
@@ -48,13 +53,6 @@ def copy(predictions: Sequence[Prediction], training: Sequence[Value]) -> list[P
 def lead(predictions: Sequence[Prediction], training: Sequence[Value]) -> list[Prediction]:
     """The input's first sentence."""
     return [_answered(one, SENTENCE_END.split(one.input.strip(), maxsplit=1)[0]) for one in predictions]
-
-
-def _is_tags(prediction: Prediction) -> bool:
-    right, given = prediction.reference, prediction.output
-    return (
-        isinstance(right, tuple) and isinstance(given, tuple) and len(right) == len(given) and "O" in (*right, *given)
-    )
 
 
 def _answered(prediction: Prediction, output: Value) -> Prediction:

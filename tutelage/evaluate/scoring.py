@@ -6,6 +6,7 @@ from tutelage.errors import DataError
 from tutelage.evaluate.types import Scores
 from tutelage.metrics import METRICS, Prediction, estimate
 from tutelage.metrics.statistics import Statistic
+from tutelage.metrics.tag_accuracy import marks_spans
 
 ANSWERS = ("exact_match", "token_f1", "distinct_1", "distinct_2", "output_words", "length_ratio", "stopped", "empty")
 LIKELIHOOD = ("loss", "perplexity", "bits_per_byte")
@@ -13,7 +14,7 @@ LABELS = ("accuracy", "f1_macro", "f1_weighted", "mcc", "roc_auc", "calibration_
 SETS: dict[str, tuple[str, ...]] = {
     "chat": (*LIKELIHOOD, *ANSWERS),
     "classify": LABELS,
-    "tag": ("entity_f1", "entity_precision", "entity_recall", "entity_f1_macro", "entity_f1_strict"),
+    "tag": ("entity_f1", "entity_precision", "entity_recall", "entity_f1_macro", "entity_f1_strict", "tag_accuracy"),
     "extract": ("exact_match", "token_f1", "empty"),
     "seq2seq": ("chrf", "bleu", "rouge_1", "rouge_2", "rouge_l", "length_ratio", "stopped"),
     "text": LIKELIHOOD,
@@ -26,6 +27,7 @@ MAIN = {
 SEVERAL_LABELS = ("accuracy", "f1_micro", "f1_macro", "f1_weighted")
 RANKING = ("accuracy",)  # of preferences: each is ranked right or wrong, and no label is there to be guessed
 NUMBERS = ("mse", "pearson", "spearman")
+PLAIN_TAGS = ("tag_accuracy",)  # parts of speech and the like mark no entities
 
 Needs = Callable[[Prediction], bool]
 _LIKELY: tuple[Needs, str] = (lambda one: one.likelihood is not None, "there is no likelihood of the references")
@@ -43,6 +45,8 @@ def metrics_for(task: str, predictions: Sequence[Prediction], extra: Sequence[st
     names = SETS[task]
     if is_ranking(predictions):
         names = RANKING
+    elif has_plain_tags(task, predictions):
+        names = PLAIN_TAGS
     elif task == "classify" and predictions:
         reference = predictions[0].reference
         names = NUMBERS if isinstance(reference, float) else SEVERAL_LABELS if isinstance(reference, tuple) else names
@@ -56,9 +60,15 @@ def is_ranking(predictions: Sequence[Prediction]) -> bool:
     )
 
 
+def has_plain_tags(task: str, predictions: Sequence[Prediction]) -> bool:
+    """Whether their tags mark no entities, but say something of each word."""
+    return task == "tag" and bool(predictions) and not marks_spans(predictions)
+
+
 def main_metric(task: str, predictions: Sequence[Prediction]) -> str:
     """The metric that stands for the task."""
-    return "mse" if metrics_for(task, predictions)[0] == "mse" else MAIN[task]
+    first = metrics_for(task, predictions)[0]
+    return first if first in (NUMBERS[0], PLAIN_TAGS[0]) else MAIN[task]
 
 
 def statistics_of(

@@ -12,6 +12,7 @@ from tutelage.metrics import (
     regression,
     roc_auc,
     rouge,
+    tag_accuracy,
     translation,
 )
 from tutelage.metrics.intervals import Difference, Estimate, difference, estimate
@@ -20,5 +21,5 @@ from tutelage.metrics.types import METRICS, Likelihood, Metric, Prediction
 __all__ = [
     "METRICS", "Difference", "Estimate", "Likelihood", "Metric", "Prediction", "accuracy", "answers", "calibration",
     "difference", "entity_f1", "estimate", "f1", "mcc", "open_answers", "perplexity", "regression", "roc_auc", "rouge",
-    "translation",
+    "tag_accuracy", "translation",
 ]  # fmt: skip

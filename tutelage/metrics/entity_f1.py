@@ -41,7 +41,7 @@ def entity_counts(predictions: Sequence[Prediction], scheme: Scheme | None = Non
     """The types, and [n, 3C]: how many entities of each type a row has right, wrongly given, missed."""
     require(predictions)
     reading: Reading = (lambda tags: strict(tags, scheme)) if scheme else lenient
-    pairs = [(reading(right), reading(given)) for right, given in map(_tags, predictions)]
+    pairs = [(reading(right), reading(given)) for right, given in map(tags_of, predictions)]
     names = tuple(sorted({entity.kind for pair in pairs for side in pair for entity in side}))
     number = {name: index for index, name in enumerate(names)}
     rows = np.zeros((len(pairs), 3 * len(names)))
@@ -54,10 +54,11 @@ def entity_counts(predictions: Sequence[Prediction], scheme: Scheme | None = Non
 
 def reference_scheme(predictions: Sequence[Prediction]) -> Scheme:
     """The scheme of the reference tags, for the strict score."""
-    return detect([_tags(one)[0] for one in predictions])
+    return detect([tags_of(one)[0] for one in predictions])
 
 
-def _tags(prediction: Prediction) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def tags_of(prediction: Prediction) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The reference's tags and as many given ones."""
     right, given = _row(prediction, prediction.reference), _row(prediction, prediction.output)
     if len(right) != len(given):
         raise DataError(f"the row has {len(right)} words and {len(given)} predicted tags", where=str(prediction.at))
