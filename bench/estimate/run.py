@@ -73,6 +73,8 @@ CASES = [
       for length, batch, precision in ((128, 32, "bf16"), (512, 8, "fp32"))),
     *(Case("gpt2-45m", method, 512, 4, "bf16") for method in ("lora", "full")),
     *(Case("t5-60m", method, 128, 8, "bf16") for method in ("lora", "full")),
+    Case("smollm2-135m", "half", 512, 4, "bf16"), Case("llama-45m", "half", 512, 8, "bf16"),
+    Case("smollm2-135m", "qlora", 512, 4, "bf16"), Case("llama-45m", "qlora", 128, 32, "bf16"),
     *(Case(model, method, 512, 8, "bf16", 30, True) for model in ("smollm2-135m", "llama-45m") for method in ("lora", "full")),
 ]  # fmt: skip
 
