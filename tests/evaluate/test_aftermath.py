@@ -49,6 +49,16 @@ def test_it_can_be_switched_off_and_that_changes_no_run(recipe: dict[str, Any], 
     assert read_json(tmp_path / "run" / "manifest.json")["status"] == "finished"
 
 
+def test_text_that_a_chat_model_goes_on_training_on_is_measured_too(recipe: dict[str, Any], tmp_path: Path) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text(json.dumps({"text": "apples and pears " * 20}) + "\n", encoding="utf-8")
+    recipe |= {"task": "text", "data": {"train": str(texts)}, "optim": {"steps": 2, "batch_size": 1}}
+    result = tutelage.train(make_recipe(recipe), out=str(tmp_path / "run"))
+    assert set(result["forgetting"]["forgetting"]["probes"]) > {"general_text"}
+    found = tutelage.evaluate(str(tmp_path / "run"), data=str(texts))
+    assert set(found["forgetting"]["probes"]) == set(result["forgetting"]["forgetting"]["probes"])
+
+
 def test_few_probes_ask_for_an_answer() -> None:
     asked = [len(rows) for rows in few().values() if any(isinstance(row, Request) for row in rows)]
     assert asked == [WRITTEN, WRITTEN]

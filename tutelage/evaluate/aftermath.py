@@ -12,6 +12,7 @@ from pathlib import Path
 from tutelage.evaluate.forgetting import Forgetting, Probed, forgetting, probe
 from tutelage.evaluate.probing import Probe, Request, shipped, spread
 from tutelage.methods.opening import open_model
+from tutelage.tasks.types import Bound
 
 WRITTEN = 8  # rows of each probe that asks for an answer: 64 tokens of writing cost as much as scoring 10 rows
 
@@ -23,6 +24,11 @@ class Aftermath:
     forgetting: Forgetting
     rows: int
     seconds: float
+
+
+def can_be_probed(task: Bound) -> bool:
+    """Whether the probes can be put to its model: one that writes, with a chat template, whether the task uses it or not."""
+    return task.head.kind == "causal" and (task.template is not None or bool(task.tokenizer.chat_template))
 
 
 def few() -> dict[str, list[Probe]]:

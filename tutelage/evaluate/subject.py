@@ -9,6 +9,7 @@ from typing import Any
 from tutelage.data.types import Conversation
 from tutelage.encode.template import Template
 from tutelage.errors import UsageError
+from tutelage.evaluate.aftermath import can_be_probed
 from tutelage.evaluate.files import write_predictions
 from tutelage.evaluate.forgetting import Probed, probe
 from tutelage.evaluate.label_next import Uncertain, label_next, unlabelled
@@ -94,9 +95,13 @@ def score_task(
     predictions = with_columns(opened.predict(rows.rows), rows, asked.group)
     scored = {one.at for one in predictions}
     probed = None
-    if asked.probes and opened.task.template is not None and opened.task.head.kind == "causal":
+    if asked.probes and can_be_probed(opened.task):
         say(f"{label}: probes of general text, knowledge, common sense and instructions")
-        probed = probe(opened.backbone.model, opened.task.template, asked.probes, base=base, seed=asked.seed)
+        inner = opened.backbone.model
+        template = opened.task.template or Template.of(
+            opened.task.tokenizer, eos_ids=inner.generation_config.eos_token_id
+        )
+        probed = probe(inner, template, asked.probes, base=base, seed=asked.seed)
     missing = tuple(str(row.at) for row in rows.rows if row.at not in scored)
     return _finished(name, label, predictions, asked, probed, missing)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import InterruptedRunError, OutOfMemoryError, is_out_of_memory
-from tutelage.evaluate.aftermath import aftermath, few
+from tutelage.evaluate.aftermath import aftermath, can_be_probed, few
 from tutelage.recipe import Recipe, read_recipe
 from tutelage.report.page import write as write_report
 from tutelage.runs import EVENTS, FORGETTING, MANIFEST, append_event, create, locked, plain, write_json
@@ -68,9 +68,8 @@ def train(
                 say(f"{folder} is finished: nothing to do (choose another `out` to train again)")
         if new:
             write_report(folder)
-        causal = material.task.head.kind == "causal" and material.task.template is not None
         known = not new and (folder / FORGETTING).is_file()  # it was stopped in the middle of this, or before
-        if spec.forgetting and causal and loaded is None and not known:
+        if spec.forgetting and can_be_probed(material.task) and loaded is None and not known:
             gc.collect()
             measure_forgetting(folder, manifest, spec.seed, say)
             write_report(folder)
