@@ -70,6 +70,12 @@ def test_unlabelled_rows_are_ordered_by_doubt(made: Made, rows_file: Made, tmp_p
     lines = [json.loads(line) for line in Path(found["label_next"]).read_text().splitlines()]
     assert len(lines) == 2  # the third is the first again
     assert lines[0]["uncertainty"] >= lines[1]["uncertainty"]
+    pairs = [{"text": "one thing", "text_pair": other, "id": 7} for other in ("good", "terrible night")]
+    unlabelled.write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    found = tutelage.evaluate(run, data=data, label_next=str(unlabelled), skip_forgetting=True)
+    lines = [json.loads(line) for line in Path(found["label_next"]).read_text().splitlines()]
+    assert {line["text_pair"] for line in lines} == {"good", "terrible night"}
+    assert {line["id"] for line in lines} == {7}
     unlabelled.write_text('{"txet": "x"}\n')
     with pytest.raises(DataError, match="no `text`"):
         tutelage.evaluate(run, data=data, label_next=str(unlabelled), skip_forgetting=True)

@@ -18,7 +18,10 @@ def test_what_the_model_is_least_sure_of_is_labelled_next(labels: list[Predictio
     ]  # fmt: skip
     found = label_next(rows)
     assert [item.prediction.at.row for item in found] == [2, 3, 1]  # row 4 is row 2 again
-    assert as_rows(found)[0]["guess"] == "a"
+    originals = {one.at: {"text": one.input, "from": "mail"} for one in rows}
+    assert as_rows(found, originals)[0] == {
+        "text": "torn", "from": "mail", "guess": "a", "uncertainty": 0.9997, "file": "test.jsonl", "row": 2,
+    }  # fmt: skip
     assert uncertainty(row(1, "", "", (), scores={"a": 0.5, "b": 0.5, "c": 0.5})) == pytest.approx(1.0)
     assert uncertainty(row(1, "", "", "x", likelihood=Likelihood(6.0, 3, 9))) == 2.0
     with pytest.raises(DataError, match=r"test\.jsonl:1"):

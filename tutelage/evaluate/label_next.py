@@ -1,12 +1,13 @@
 """Which unlabelled rows to label next: those of which the model is least sure, without taking the same text twice."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tutelage.data.rows import Labelled
 from tutelage.data.sources import files, read
+from tutelage.data.types import At
 from tutelage.errors import DataError, Problem
 from tutelage.metrics import Prediction
 
@@ -33,23 +34,29 @@ def label_next(predictions: Sequence[Prediction]) -> list[Uncertain]:
     return sorted(found, key=lambda item: (-item.uncertainty, item.prediction.at))
 
 
-def unlabelled(data: str, placeholder: tuple[str, ...]) -> tuple[Labelled, ...]:
-    """The texts of rows without labels, from their field `text`; all problems at once.
-
-    `placeholder` stands where the task wants a label; no probability depends on it.
-    """
-    found: list[Labelled] = []
+def unlabelled(data: str) -> dict[At, dict[str, object]]:
+    """The rows without labels, by their places; each has a `text`, and perhaps a `text_pair`. All problems at once."""
+    found: dict[At, dict[str, object]] = {}
     problems: list[Problem] = []
     for item in (item for file in files(data) for item in read(file)):
         if isinstance(item, Problem):
             problems.append(item)
-        elif isinstance(item[1].get("text"), str):
-            found.append(Labelled(str(item[1]["text"]), item[0], placeholder))
+        elif isinstance(item[1].get("text"), str) and isinstance(item[1].get("text_pair", ""), str):
+            found[item[0]] = item[1]
         else:
-            problems.append(Problem("this row has no `text`", str(item[0]), fix="write the text to label as `text`"))
+            what = "this row has no `text`" if "text" not in item[1] else "`text` or `text_pair` is no text"
+            problems.append(Problem(what, str(item[0]), fix="write the text to label as `text`"))
     if problems:
         raise DataError(problems)
-    return tuple(found)
+    return found
+
+
+def as_labelled(rows: Mapping[At, Mapping[str, object]], placeholder: tuple[str, ...]) -> tuple[Labelled, ...]:
+    """`placeholder` stands where the task wants a label; no probability depends on it."""
+    return tuple(
+        Labelled(str(row["text"]), at, placeholder, second=str(row["text_pair"]) if "text_pair" in row else None)
+        for at, row in rows.items()
+    )
 
 
 def uncertainty(prediction: Prediction) -> float:
@@ -70,10 +77,10 @@ def uncertainty(prediction: Prediction) -> float:
     )  # fmt: skip
 
 
-def as_rows(items: Sequence[Uncertain]) -> list[dict[str, Any]]:
-    """Lines for a file to label in: text, the model's guess, its uncertainty, and where the row stands."""
+def as_rows(items: Sequence[Uncertain], rows: Mapping[At, Mapping[str, object]]) -> list[dict[str, Any]]:
+    """Lines for a file to label in: the row as it was, the model's guess, its uncertainty, and where the row stands."""
     return [
-        {"text": item.prediction.input, "guess": item.prediction.output, "uncertainty": round(item.uncertainty, 4),
+        {**rows[item.prediction.at], "guess": item.prediction.output, "uncertainty": round(item.uncertainty, 4),
          "file": item.prediction.at.source, "row": item.prediction.at.row}
         for item in items
     ]  # fmt: skip

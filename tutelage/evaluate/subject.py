@@ -12,7 +12,7 @@ from tutelage.errors import UsageError
 from tutelage.evaluate.aftermath import can_be_probed
 from tutelage.evaluate.files import write_predictions
 from tutelage.evaluate.forgetting import Probed, probe
-from tutelage.evaluate.label_next import Uncertain, label_next, unlabelled
+from tutelage.evaluate.label_next import as_labelled, as_rows, label_next, unlabelled
 from tutelage.evaluate.probing import Probe
 from tutelage.evaluate.rows import Rows, with_columns
 from tutelage.evaluate.scoring import metrics_for, score
@@ -118,18 +118,20 @@ def score_model(
     return found
 
 
-def least_sure(model: str, data: str, asked: Asked, rows: Rows) -> list[Uncertain]:
-    """The unlabelled texts of `data` by how unsure the model is of their labels."""
-    if asked.task != "classify":
+def least_sure(model: str, data: str, asked: Asked, rows: Rows) -> list[dict[str, Any]]:
+    """The unlabelled rows of `data` by how unsure the model is of their labels."""
+    if not isinstance(asked.spec, ClassifySpec) or asked.spec.num_labels:
         raise UsageError(
-            f"rows to label next are not found for the task {asked.task}", where="label_next",
+            f"rows to label next are not found for the task {asked.task}" + (" with scores" if asked.task == "classify" else ""),
+            where="label_next",
             why="they are ordered by the probabilities of their labels", fix="--task classify",
         )  # fmt: skip
     opened = open_for_task(model, task=asked.spec, rows=rows.training_rows, precision=asked.precision)
     known = opened.task.spec
     assert isinstance(known, ClassifySpec)
     placeholder = () if known.multi_label else tuple((known.labels or [])[:1])
-    return label_next(opened.predict(unlabelled(data, placeholder)))
+    found = unlabelled(data)
+    return as_rows(label_next(opened.predict(as_labelled(found, placeholder))), found)
 
 
 def _finished(

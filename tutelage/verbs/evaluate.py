@@ -7,7 +7,7 @@ from typing import Any
 from tutelage.errors import UsageError
 from tutelage.evaluate.files import write_lines
 from tutelage.evaluate.forgetting import Probed
-from tutelage.evaluate.label_next import LABEL_NEXT, as_rows
+from tutelage.evaluate.label_next import LABEL_NEXT
 from tutelage.evaluate.learning_curve import SHARES, LearningCurve, curve, smaller
 from tutelage.evaluate.probing import Probe, local, shipped
 from tutelage.evaluate.rows import Rows, precision_of, read_rows, recipe_of, spec_of
@@ -62,7 +62,7 @@ def evaluate(
         found["learning_curve"] = grown(recipe, scored, asked, tuned, say)
     if label_next is not None:
         say(f"label next: {label_next}")
-        found["label_next"] = write_lines(folder / LABEL_NEXT, as_rows(least_sure(model, label_next, asked, scored)))
+        found["label_next"] = write_lines(folder / LABEL_NEXT, least_sure(model, label_next, asked, scored))
     result: dict[str, Any] = plain(found)
     write_json(folder / EVALUATION, result)
     if run is not None:
