@@ -223,6 +223,7 @@ def test_the_catalogue_page_lists_every_model() -> None:
         cells = (
             f"`{model['name']}`",
             f"{model['parameters']:,}",
+            f"{model['context']:,}",
             model["licence"],
             model["hub"],
             model["wheel"] or "none",
