@@ -69,7 +69,7 @@ def missing(difference: Tensor, moments: Tensor, rank: int) -> tuple[Tensor, Ten
     `difference` puts out, and BA is `difference` seen in them. Rounding errs where inputs are small, so A sees little: each of its
     rows is scaled until what it puts out is, in the mean square, what LoRA's usual start puts out (values uniform within
     1/√in, so tr(moments) / 3 in), and training goes on at the usual pace. With half of the size in each, as PiSSA has it, QLoRA
-    kept 71 % of LoRA's gain, so 76 % (docs/qlora.md).
+    kept 71 % of LoRA's gain, so 75 % (docs/qlora.md).
     """
     moments = moments.float()
     put_out = difference @ moments @ difference.t()
