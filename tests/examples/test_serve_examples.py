@@ -5,6 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -98,3 +99,13 @@ def test_the_classifier_labels_every_line_though_the_server_is_small(classifier:
     again = [row for row in rows if row["look_again"] == "yes"]
     assert all((float(row["score"]) < 0.9) == (row["look_again"] == "yes") for row in rows)
     assert f"{len(again)} of them" in said
+
+
+def test_the_container_file_copies_what_the_package_is_built_from_and_nothing_else() -> None:
+    lines = (EXAMPLES / "Containerfile").read_text(encoding="utf-8").splitlines()
+    copied = {source for line in lines if line.startswith("COPY ") for source in line.split()[1:-1]}
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wheel = built["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {"pyproject.toml", "LICENSE", built["project"]["readme"], *wheel["packages"], *wheel["force-include"]}
+    assert copied == needed
+    assert all((ROOT / source).exists() for source in copied)
