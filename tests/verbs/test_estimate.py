@@ -17,7 +17,7 @@ from tutelage.show import show_estimate
 from tutelage.train.imagined import ROWS
 from tutelage.train.machines import MACHINES, Machine
 from tutelage.train.material import gather
-from tutelage.train.proposals import method_of, proposals, refuse_what_cannot_fit
+from tutelage.train.proposals import lighter, proposals, refuse_what_cannot_fit
 from tutelage.train.setup import choose_plan
 from tutelage.train.sketch import lengths_of, sketched
 from tutelage.verbs.estimate import estimate
@@ -121,12 +121,13 @@ def test_lora_that_cannot_fit_is_proposed_as_qlora_with_its_own_keys(recipe: Rec
     material, plan = gather(recipe, lambda text: None), choose_plan(recipe)
     lora = make_recipe({**recipe.model_dump(mode="json"), "method": {"kind": "lora", "rank": 3, "layers": [1]}})
     found = next(proposals(lora, material, plan, 2**40))
-    assert found.set == ("method.kind=qlora",)
-    assert method_of("qlora", lora.method) == make_recipe(
+    key, qlora = lighter("qlora", lora.method)
+    assert found.set == (key,) == ("method.kind=qlora",)
+    assert qlora == make_recipe(
         {"model": "m", "data": {"train": "f"}, "method": {"kind": "qlora", "rank": 3, "layers": [1]}}
     ).method  # fmt: skip
     weights = [sketched(each, material, plan).parameter_bytes for each in (
-        lora, lora.model_copy(update={"method": method_of("qlora", lora.method)}))]  # fmt: skip
+        lora, lora.model_copy(update={"method": qlora}))]  # fmt: skip
     assert weights[1] < weights[0]
 
 

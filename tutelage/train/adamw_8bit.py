@@ -8,9 +8,7 @@ from torch import Tensor
 from tutelage.engine.nf4 import functional
 
 BLOCK = 256  # values that share a scale: fixed in bitsandbytes' kernels
-SMALLEST = (
-    4096  # values; smaller tensors keep fp32 moments, as in bitsandbytes: norms and biases are few, and sensitive
-)
+SMALLEST = 4096  # values; smaller tensors keep fp32 moments, as in bitsandbytes: norms and biases are sensitive
 AT_ONCE = 1 << 20  # values of a call, whole blocks: it makes four fp32 copies of what it is given
 
 

@@ -56,29 +56,22 @@ def proposals(recipe: Recipe, material: Material, plan: ExecutionPlan, free: flo
         shorter = material if length is None else shortened(material, recipe.over_length, length)
         if not len(shorter.train.rows):
             continue
+        changed, sets = recipe, [f"max_tokens={length}"] if length else []
         try:
-            changed = recipe if kind is None else recipe.model_copy(update={"method": method_of(kind, recipe.method)})
+            if kind is not None:
+                key, method = lighter(kind, recipe.method)
+                changed, sets = recipe.model_copy(update={"method": method}), [key, *sets]
             fits, least = least_bytes(sketched(changed, shorter, plan), free)
-        except (
-            TutelageError,
-            ValidationError,
-        ):  # e.g. a method whose package is not installed, or without a key of this one's
+        except (TutelageError, ValidationError):  # its package is not installed, or it lacks one of the keys
             continue
         if fits:
-            key = "method.kind" if kind and keeps_keys(kind, recipe.method) else "method"
-            sets = [f"{key}={kind}"] if kind else []
-            yield Proposal((*sets, *([f"max_tokens={length}"] if length else [])), least / MIB)
+            yield Proposal(tuple(sets), least / MIB)
 
 
-def keeps_keys(kind: str, method: object) -> bool:
-    """Whether a change to the method `kind` leaves the other keys of `method` as they are: QLoRA has all of LoRA's."""
-    return kind == "qlora" and isinstance(method, LoraSpec)
-
-
-def method_of(kind: str, method: object) -> object:
-    """The method `kind` in the place of `method`, with its defaults or the keys that both have."""
-    kept = method.model_dump(exclude_unset=True) if keeps_keys(kind, method) and isinstance(method, LoraSpec) else {}
-    return TypeAdapter(Method).validate_python({**kept, "kind": kind})
+def lighter(kind: str, method: object) -> tuple[str, object]:
+    """What to set for the method `kind` in the place of `method`, and that method: QLoRA has all keys of LoRA, which stay."""
+    kept = method.model_dump(exclude_unset=True) if kind == "qlora" and isinstance(method, LoraSpec) else {}
+    return f"method{'.kind' if kept else ''}={kind}", TypeAdapter(Method).validate_python({**kept, "kind": kind})
 
 
 def shortened(material: Material, over_length: str, limit: int) -> Material:
