@@ -244,7 +244,7 @@ def show_estimate(result: dict[str, Any]) -> Iterator[str]:
             f"probed       {duration(probe['run_seconds'])} for the steps and {duration(probe['validation_seconds'])} for held-out "
             f"rows: {probe['seconds']:.2f} s for {probe['tokens']:,} tokens; peak {probe['peak_mib']:,.0f} MiB"
         )
-    yield "disk         " + ", ".join(f"{name} {value:,.0f} MiB" for name, value in result["disk_mib"].items())
+    yield "disk         " + ", ".join(f"{name} {value:,.0f} MiB" for name, value in result["disk_mib"].items() if value)
     yield from (f"note: {note}" for note in result["notes"])
     yield "it fits" if result["ok"] else "it does NOT fit" + ("; this would:" if result["proposals"] else "")
     for proposal in result["proposals"]:
