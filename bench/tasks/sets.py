@@ -90,7 +90,7 @@ def xquad(data: Path, out: Path, most: int | None) -> Set:
 
     train, test = some(rows(articles[:20]), most), some(rows(articles[-4:]), most)
     return Set("xquad", write(out / "xquad_train.jsonl", train), write(out / "xquad_test.jsonl", test),
-               {"kind": "extract", "stride": 128}, 10, 3e-4, 16, 384)  # fmt: skip
+               {"kind": "extract", "stride": 128}, 6, 3e-4, 16, 384)  # fmt: skip
 
 
 def snips(data: Path, out: Path, most: int | None) -> Set:
