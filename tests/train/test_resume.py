@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import tutelage
-from tutelage.errors import InterruptedRunError, OutputError
+from tutelage.errors import ChangedRunError, InterruptedRunError, OutputError
 from tutelage.runs import history, read_json
 from tutelage.train import checkpoint
 from tutelage.train.types import Resumed
@@ -153,6 +153,21 @@ def test_a_run_without_an_estimate_in_its_manifest_goes_on_to_the_same_end(recip
     assert [event.step for event in resumed] == [2]
     assert result["estimated_peak_mib"] is None
     assert outcome(parts) == whole(recipe, method=METHODS["lora"])
+
+
+def test_a_run_begun_before_a_recipe_key_existed_goes_on(recipe: MakeRecipe) -> None:
+    parts = recipe("older", method=METHODS["lora"])
+    stopped(parts, 2)
+    path = Path(str(parts.out)) / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    del manifest["identity"]["recipe"]["optim"]["kind"], manifest["identity"]["recipe"]["method"]["loraplus_ratio"]
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    tutelage.train(parts)
+    assert outcome(parts) == whole(recipe, method=METHODS["lora"])
+    manifest["identity"]["recipe"]["a_key_of_the_past"] = 1
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(ChangedRunError, match="a_key_of_the_past"):
+        tutelage.train(parts)
 
 
 @pytest.mark.parametrize("extra", [{"neftune_alpha": 5.0}, {"kind": "adamw_8bit"}], ids=["neftune", "8 bit"])

@@ -18,7 +18,7 @@ from tutelage.runs import EVENTS, FORGETTING, MANIFEST, history, read_json, writ
 from tutelage.train import checkpoint
 from tutelage.train.loop import TrainState
 from tutelage.train.material import Material
-from tutelage.train.setup import choose_plan, differences, identity
+from tutelage.train.setup import choose_plan, differences, identity, with_later_keys
 
 
 def now() -> str:
@@ -37,7 +37,7 @@ def open_manifest(folder: Path, recipe: Recipe, material: Material, allow_change
         )  # fmt: skip
     if begun:  # else nothing was computed that a corrected recipe could contradict
         manifest: dict[str, Any] = read_json(folder / MANIFEST)
-        changed = differences(manifest["identity"], same)
+        changed = differences(with_later_keys(manifest["identity"]), same)
         if recipe.precision not in ("auto", manifest["plan"]["precision"]):
             changed.append(f"plan.precision: {manifest['plan']['precision']} → {recipe.precision}")
         if recipe.threads not in (None, manifest["plan"]["threads"]):

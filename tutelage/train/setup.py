@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from tutelage.encode.types import Encoded
 from tutelage.engine.backbone import Backbone
@@ -220,14 +221,27 @@ def _supported(plan: ExecutionPlan, backbone: Backbone) -> ExecutionPlan:
 
 def identity(recipe: Recipe, material: Material) -> dict[str, Any]:
     """What must be equal for a folder to be continued: every recipe key that changes results, data, and weights."""
-    values = recipe.model_dump(mode="json", by_alias=True)
-    for key in (*EXECUTION_KEYS, "model", "data"):  # the last two are compared by content
-        values.pop(key)
     return {
-        "recipe": values,
+        "recipe": _deciding(recipe),
         "data": {"content": material.prepared.fingerprint, "tokens": material.tokens, **_mix(material)},
         "model": {"weights": material.fetched.sha256, **_adapter_identity(recipe)},
     }
+
+
+def _deciding(recipe: Recipe) -> dict[str, Any]:
+    values = recipe.model_dump(mode="json", by_alias=True)
+    for key in (*EXECUTION_KEYS, "model", "data"):  # the last two are compared by content
+        values.pop(key)
+    return values
+
+
+def with_later_keys(known: dict[str, Any]) -> dict[str, Any]:
+    """An identity that was written before some recipe keys existed: with them at their defaults, as which they were computed."""
+    try:
+        recipe = Recipe.model_validate({**known["recipe"], "model": "-", "data": {"train": ["-"]}})
+    except ValidationError:  # a key is gone since: that is a difference
+        return known
+    return {**known, "recipe": _deciding(recipe)}
 
 
 def _mix(material: Material) -> dict[str, str]:
