@@ -144,6 +144,17 @@ def find_run(name: str | Path) -> Path:
     return found
 
 
+def folder_bytes(folder: Path) -> int:
+    """What the folder takes; a file that a running training removes meanwhile counts nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.lstat().st_size if not path.is_dir() else 0
+        except FileNotFoundError:
+            continue
+    return total
+
+
 def append_event(folder: Path, event: dict[str, Any]) -> None:
     """Add one line to events.jsonl. A torn last line (the writer was killed) is closed first, and readers skip it."""
     path = folder / EVENTS

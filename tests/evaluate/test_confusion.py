@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tutelage.evaluate.confusion import confusion, per_class, per_tag
+from tutelage.evaluate.confusion import confusion, per_class, per_entity
 from tutelage.metrics import Prediction
 
 Row = Callable[..., Prediction]
@@ -20,5 +20,5 @@ def test_confusion_counts_every_row_and_names_the_commonest_mistake(labels: list
     table = {one.name: one for one in per_class(labels)}
     assert table["card"].support == 3
     assert table["card"].recall.value == pytest.approx(2 / 3)
-    entities = per_tag([row(1, "Anna runs", ("B-PER", "O"), ("B-PER", "O")), row(2, "x", ("O",), ("B-LOC",))])
+    entities = per_entity([row(1, "Anna runs", ("B-PER", "O"), ("B-PER", "O")), row(2, "x", ("O",), ("B-LOC",))])
     assert [(one.name, one.support) for one in entities] == [("LOC", 0), ("PER", 1)]

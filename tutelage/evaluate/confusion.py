@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from tutelage.evaluate.scoring import groups_of
 from tutelage.metrics import Estimate, Prediction, entity_f1, estimate, f1
 from tutelage.metrics.statistics import Summed
-from tutelage.metrics.tag_accuracy import by_word, marks_spans
 
 MOST_SHOWN = 30
 
@@ -51,10 +50,8 @@ def per_class(predictions: Sequence[Prediction], *, seed: int = 0) -> list[Class
     return _table(f1.per_class(predictions), predictions, seed)
 
 
-def per_tag(predictions: Sequence[Prediction], *, seed: int = 0) -> list[ClassScore]:
-    """The scores of every type of entity, or of every tag where tags mark none."""
-    if not marks_spans(predictions):
-        return per_class(by_word(predictions), seed=seed)
+def per_entity(predictions: Sequence[Prediction], *, seed: int = 0) -> list[ClassScore]:
+    """The scores of every type of entity."""
     return _table(entity_f1.per_type(predictions), predictions, seed)
 
 

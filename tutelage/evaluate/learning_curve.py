@@ -1,6 +1,5 @@
 """Would more labels help? The score after training on 25, 50 and 100 % of the rows, on the same rows that are scored."""
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from tutelage.data.prepare import prepare
 from tutelage.data.sources import files, read
 from tutelage.data.types import At
 from tutelage.errors import DataError, Problem
+from tutelage.evaluate.files import write_lines
 from tutelage.evaluate.scoring import groups_of
 from tutelage.metrics import METRICS, Difference, Estimate, Prediction, difference, estimate
 from tutelage.models.fetch import fetch
@@ -70,15 +70,15 @@ def _part(source: SourceSpec, kept: Collection[At], to: Path, task: Bound) -> So
     """The source with those of its rows that stand at one of the places `kept`, in the file `to`; None where it has none. A
     task of its own is as `task`, the whole run's, has bound it."""
     items = (item for file in files(source.path, source.format) for item in read(file, source.format, source.target))
-    rows = [item[1] for item in items if not isinstance(item, Problem) and item[0] in kept]
+    rows = {item[0]: item[1] for item in items if not isinstance(item, Problem) and item[0] in kept}
     if not rows:
         return None
     to.parent.mkdir(parents=True, exist_ok=True)
-    to.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write_lines(to, list(rows.values()))
     own = source.task
     if own is not None and isinstance(task, Mixed):
-        first = files(source.path, source.format)[0]
-        own = next(member.task.spec for member in task.members if first in member.files)
+        file = next(iter(rows)).source
+        own = next(member.task.spec for member in task.members if file in member.files)
     return source.model_copy(update={"path": str(to), "target": None, "task": own})
 
 

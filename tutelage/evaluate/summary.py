@@ -5,7 +5,7 @@ from typing import Any
 
 from tutelage.evaluate.baselines import BASELINES, FOR_TASK
 from tutelage.evaluate.comparing import compare_predictions
-from tutelage.evaluate.confusion import confusion, per_class, per_tag
+from tutelage.evaluate.confusion import confusion, per_class, per_entity
 from tutelage.evaluate.examples import worst
 from tutelage.evaluate.files import write_predictions
 from tutelage.evaluate.forgetting import forgetting
@@ -17,14 +17,14 @@ from tutelage.evaluate.types import Scores
 from tutelage.metrics.tag_accuracy import by_word
 
 EVALUATION = "evaluation.json"
-TABLES = {"classify": per_class, "tag": per_tag}
+TABLES = {"classify": per_class, "tag": per_entity}
 
 
 def summary(rows: Rows, asked: Asked, untouched: Scored | None, tuned: Scored, slice_by: str | None) -> dict[str, Any]:
     """Scores of the untouched model, the baselines and the model itself, compared; what was forgotten; rows to read."""
     task, predictions = asked.task, tuned.predictions
-    labelled, words = not is_ranking(predictions), has_plain_tags(task, predictions)
-    one_each = task == "classify" and labelled
+    kind, items = ("classify", by_word(predictions)) if has_plain_tags(task, predictions) else (task, predictions)
+    labelled = not is_ranking(predictions)
     main = main_metric(task, predictions)
     names = metrics_for(task, predictions, asked.metrics)
     found: dict[str, Any] = {
@@ -34,8 +34,8 @@ def summary(rows: Rows, asked: Asked, untouched: Scored | None, tuned: Scored, s
         "too_long": list(tuned.too_long), "untouched": untouched.scores if untouched else None,
         "baselines": baselines(rows, asked, tuned), "comparison": None, "forgetting": None,
         "slices": slices(predictions, slice_by, main, seed=asked.seed) if slice_by else [],
-        "confusion": confusion(by_word(predictions) if words else predictions) if words or one_each else None,
-        "per_class": TABLES[task](predictions, seed=asked.seed) if task in TABLES and labelled else [],
+        "confusion": confusion(items) if kind == "classify" and labelled else None,
+        "per_class": TABLES[kind](items, seed=asked.seed) if kind in TABLES and labelled else [],
         "worst": worst(predictions, main),
     }  # fmt: skip
     if untouched is not None:

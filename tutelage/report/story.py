@@ -155,14 +155,14 @@ def figures(facts: Facts) -> list[Fact]:
     epochs = number(totals.get("epochs"))
     arrow, guesses = f"{score(before.get('loss'))} → " if before else "", estimates(totals)
     accuracy = f"was {percent(before.get('accuracy'))}" if before else ""
+    spent = (things(steps, "step"), f"{epochs:g} epochs" if epochs else "", guesses["seconds"])
     facts_shown = [
         Fact("Held-out loss", arrow + score(after.get("loss")), names.unit),
         Fact(names.right, percent(after.get("accuracy")), accuracy),
-        Fact("Training time", duration(seconds), things(steps, "step") + (f", {epochs:g} epochs" if epochs else "")
-             + guesses["seconds"]),
+        Fact("Training time", duration(seconds), ", ".join(filter(None, spent))),
         Fact("Speed", f"{count(totals.get('tokens_per_second'))}", "tokens per second"),
-        Fact("Peak memory", memory(totals.get("peak_rss_mib")), guesses["peak_mib"].removeprefix(", ") or "resident"),
-        Fact("On disk", memory(totals.get("disk_mib")), guesses["disk_mib"].removeprefix(", ")),
+        Fact("Peak memory", memory(totals.get("peak_rss_mib")), guesses["peak_mib"] or "resident"),
+        Fact("On disk", memory(totals.get("disk_mib")), guesses["disk_mib"]),
         Fact("Trained parameters", percent(ratio(totals.get("trainable_parameters"), totals.get("total_parameters"))),
              f"{short(totals.get('trainable_parameters'))} of {short(totals.get('total_parameters'))}"),
     ]  # fmt: skip
@@ -170,11 +170,11 @@ def figures(facts: Facts) -> list[Fact]:
 
 
 def estimates(totals: dict[str, Any]) -> dict[str, str]:
-    """What the run was estimated to take, as words behind what it took; nothing where no estimate was made."""
+    """What the run was estimated to take, in words; none where no estimate was made."""
     low, high = totals.get("estimated_seconds") or (None, None)
     between = f"{duration(low)} to {duration(high)}" if low is not None else DASH
     found = {"seconds": between, **{key: memory(totals.get(f"estimated_{key}")) for key in ("peak_mib", "disk_mib")}}
-    return {key: "" if text == DASH else f", estimated {text}" for key, text in found.items()}
+    return {key: "" if text == DASH else f"estimated {text}" for key, text in found.items()}
 
 
 def scores(facts: Facts) -> list[Score]:

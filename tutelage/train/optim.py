@@ -211,8 +211,8 @@ class Optimizer:
             for name, master in self.masters.items():
                 master.copy_(tensors[f"master.{name}"])
                 if moments and name in self.parameters and f"step.{name}" in tensors:
-                    keys = self._moments(master.to("meta"))
-                    self.adam.state[master] = {key: tensors[f"{key}.{name}"].clone() for key in keys}
+                    moments_of = self._moments(master)
+                    self.adam.state[master] = {k: m.copy_(tensors[f"{k}.{name}"]) for k, m in moments_of.items()}
         self._publish(self.known)
 
 

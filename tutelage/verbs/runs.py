@@ -7,7 +7,7 @@ from typing import Any
 from tutelage.errors import OutputError
 from tutelage.report.facts import read
 from tutelage.report.story import method_name, model_name, steps_done, validation
-from tutelage.runs import MANIFEST
+from tutelage.runs import MANIFEST, folder_bytes
 
 
 def runs(*, folder: str = "runs") -> dict[str, Any]:
@@ -19,7 +19,7 @@ def runs(*, folder: str = "runs") -> dict[str, Any]:
 def _summary(run: Path) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "run": str(run), "status": "damaged", "model": None, "method": None, "steps": 0,
-        "loss_before": None, "loss_after": None, "bytes": _bytes(run), "changed": _changed(run), "problem": None,
+        "loss_before": None, "loss_after": None, "bytes": folder_bytes(run), "changed": _changed(run), "problem": None,
     }  # fmt: skip
     try:
         facts = read(run)
@@ -32,17 +32,6 @@ def _summary(run: Path) -> dict[str, Any]:
         "method": method_name(facts) or None, "steps": steps if isinstance(steps, int) else 0,
         "loss_before": before.get("loss"), "loss_after": after.get("loss"),
     }  # fmt: skip
-
-
-def _bytes(run: Path) -> int:
-    """What the folder takes; a file that a running training removes meanwhile counts nothing."""
-    total = 0
-    for path in run.rglob("*"):
-        try:
-            total += path.lstat().st_size if not path.is_dir() else 0
-        except FileNotFoundError:
-            continue
-    return total
 
 
 def _changed(run: Path) -> str:

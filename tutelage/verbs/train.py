@@ -14,7 +14,7 @@ from tutelage.errors import InterruptedRunError, OutOfMemoryError, is_out_of_mem
 from tutelage.evaluate.aftermath import aftermath, can_be_probed, few
 from tutelage.recipe import Recipe, read_recipe
 from tutelage.report.page import write as write_report
-from tutelage.runs import EVENTS, FORGETTING, MANIFEST, append_event, create, locked, plain, write_json
+from tutelage.runs import EVENTS, FORGETTING, MANIFEST, append_event, create, folder_bytes, locked, plain, write_json
 from tutelage.train import checkpoint
 from tutelage.train.budget import fit_budget
 from tutelage.train.estimate import MIB, as_json, disk_of, estimate_line, memory_of, rate_of, work_of
@@ -110,7 +110,7 @@ def fine_tune(
     sums = totals(state, peak.mib) | {
         f"estimated_{key}": estimated.get(key) for key in ("peak_mib", "seconds", "disk_mib")
     }
-    sums["disk_mib"] = round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / MIB, 1)
+    sums["disk_mib"] = round(folder_bytes(folder) / MIB, 1)
     manifest |= {"best_step": state.best_step, "model_step": chosen, "totals": sums}
     manifest |= {"status": "finished", "reason": finished.reason, "finished": now()}
     write_json(folder / MANIFEST, manifest)
