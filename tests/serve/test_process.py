@@ -1,9 +1,11 @@
 """`tutelage serve` as a process of its own: where it listens, what SIGTERM does to answers that are being written."""
 
+import asyncio
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +15,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from tutelage.serve.running import Address, listen
 
 CHAT = {"messages": [{"role": "user", "content": "Hello"}], "stream": True, "temperature": 0}
 
@@ -91,3 +95,21 @@ def test_a_key_is_wanted_and_told_where_others_can_reach_it(model_folder: Callab
         assert "Traceback" not in taken.stderr
         process.terminate()
         assert process.wait(60) == 0
+
+
+def test_no_answer_waits_for_the_clients_acknowledgement() -> None:
+    async def accepted() -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            found.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener = listen(Address("127.0.0.1", 0, None))
+        async with await asyncio.start_server(note, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            nodelay = await found
+            writer.close()
+        return nodelay
+
+    assert asyncio.run(accepted()) != 0

@@ -43,7 +43,9 @@ def settle(host: str, port: int, key: str | None, names: tuple[str, ...]) -> Add
 def listen(address: Address) -> socket.socket:
     """A bound socket; an address that is taken or not ours is an OutputError."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio switches Nagle's algorithm off only where the protocol is named; with it each answer on a connection that is kept
+    # waited 40 ms for the client's acknowledgement of its headers
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address.host, address.port))
