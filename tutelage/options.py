@@ -253,9 +253,9 @@ class Serve:
     port: Annotated[int, "the port; 0: any free one"] = 8000
     api_key: Annotated[str | None, "the key that clients must send; made up where one is needed and none given"] = None
     allow_host: Annotated[tuple[str, ...], "another name that clients call this server by (may be repeated)"] = ()
-    engine: Annotated[str, "torch, or llama.cpp: exported to GGUF and checked first"] = "torch"
+    engine: Annotated[str, "torch; llama.cpp or vllm: exported and checked first, then run by that program"] = "torch"
     precision: Annotated[
-        str, "torch: auto (measured; with labels: the run's), fp32 or bf16; llama.cpp: auto (q8_0), ..."
+        str, "torch, vllm: auto (measured; with labels: the run's), fp32 or bf16; llama.cpp: auto (q8_0), ..."
     ] = "auto"
     base: Annotated[bool, "load the untouched model of a fully tuned run too (that of an adapter is always there)"] = (
         False
@@ -267,6 +267,7 @@ class Serve:
     keep: Annotated[int, "tokens of finished streams kept, for prompts that begin like them"] = 8192
     threads: Annotated[int, "processor threads; 0: all that this process may use"] = 0
     log_prompts: Annotated[bool, "write prompts and answers to stderr"] = False
+    vllm_flags: Annotated[str, "more flags for vLLM's command, in quotes"] = ""
 
 
 # Public function → its options; the part before `_` is a group on the command line.

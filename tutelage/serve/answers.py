@@ -11,10 +11,10 @@ import torch
 from tutelage.generate.sampling import Sampling
 from tutelage.generate.streams import Allow, Job, Output
 from tutelage.generate.text import Decoder, StopTexts
-from tutelage.serve.engine import Stream
 from tutelage.serve.limits import Limits
 from tutelage.serve.problems import ApiError, too_long
 from tutelage.serve.served import Served
+from tutelage.serve.streams import Stream
 
 # Cleaning up would change text that is already sent; special tokens are the template's, not the answer's.
 DECODING = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}

@@ -18,9 +18,11 @@ ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
 class Rule:
-    """Follows one answer through a grammar and forbids what it does not go on with."""
+    """Follows one answer through a grammar and forbids what it does not go on with. An engine that has a way of its own takes
+    the schema."""
 
-    def __init__(self, library: Any, tokenizer: Any, grammar: str) -> None:
+    def __init__(self, library: Any, tokenizer: Any, grammar: str, schema: dict[str, Any]) -> None:
+        self.schema = schema
         self.matcher = library.LLMatcher(tokenizer, grammar)
         self.read = 0
 
@@ -53,7 +55,7 @@ def json_rule(model: Served, wanted: ResponseFormat | None) -> Callable[[], Allo
         raise ApiError(
             400, f"This schema cannot be followed: {problem[:300]}", code="invalid_value", param="response_format"
         )
-    return lambda: Rule(library, tokenizer, grammar)
+    return lambda: Rule(library, tokenizer, grammar, schema)
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,7 +1,7 @@
 """Which models a server has: each name with its engine, its adapter and its chat template."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,9 +10,7 @@ import torch
 
 from tutelage.encode.template import Template
 from tutelage.engine.nf4 import Quantisation
-from tutelage.errors import OutputError, Problem, UsageError
-from tutelage.export.artifact import default_folder, export_model, read_artifact
-from tutelage.export.gguf_file import FILE
+from tutelage.errors import Problem, UsageError
 from tutelage.generate.adapter_weights import FUSED, AdapterWeights, fuse
 from tutelage.generate.llama_runner import is_llama_shaped, sizes_of, take_apart
 from tutelage.generate.plain_runner import PlainRunner
@@ -24,7 +22,7 @@ from tutelage.models.load import load_tokenizer
 from tutelage.runs import MANIFEST, read_json
 from tutelage.serve.engine import Engine
 from tutelage.serve.limits import Limits
-from tutelage.serve.llama_cpp_runner import LlamaCppRunner
+from tutelage.serve.streams import Streams
 
 Say = Callable[[str], None]
 
@@ -34,7 +32,7 @@ class Served:
     """One name that clients may ask for."""
 
     name: str
-    engine: Engine
+    engine: Streams
     adapter: str | None
     template: Template
     created: int
@@ -48,7 +46,7 @@ class Served:
     @property
     def context(self) -> int | None:
         """The most tokens of prompt and answer together."""
-        return self.engine.runner.context
+        return self.engine.context
 
 
 def named(arguments: Sequence[str]) -> dict[str, str]:
@@ -90,28 +88,9 @@ def open_served(
         for name, place in places.items():
             if place.adapter is None and place.run is not None and served[name].base is None:
                 origin = locate(str(place.run), base=True, say=say)
-                title = _free_name(_base_name(place), served)
+                title = free_name(base_name(place), served)
                 served |= _open_group({title: origin}, dtype, limits, say, threads)
                 served[name] = _with_base(served[name], title)
-    return served
-
-
-def open_with_llama_cpp(
-    places: Mapping[str, Located], *, precision: str, limits: Limits, say: Say, threads: int | None = None
-) -> dict[str, Served]:
-    """The models run by llama.cpp: each exported to GGUF first, behind the parity gate, unless that was done before."""
-    served = {}
-    for name, located in places.items():
-        folder = default_folder(located, "gguf", precision)
-        try:
-            read_artifact(folder, located)
-            say(f"{name}: using {folder}, which has passed the parity gate")
-        except OutputError:
-            say(f"{name}: exporting gguf:{precision} to {folder}")
-            export_model(located, f"gguf:{precision}", folder, prompts=20, max_tokens=64, texts=500, say=say)
-        runner = LlamaCppRunner(folder / FILE, slots=limits.slots, keep=limits.keep, threads=threads)
-        # one thread for torch, which only chooses tokens: its pool would take the cores that llama.cpp's threads spin on
-        served[name] = Served(name, Engine(runner, limits, 1), None, _template(located), int(time.time()))
     return served
 
 
@@ -137,11 +116,11 @@ def _open_group(
     now = int(time.time())
     base = next((name for name, place in members.items() if place.adapter is None), None)
     if base is None:
-        base = _free_name(_base_name(first), members)
+        base = free_name(base_name(first), members)
         members = {**members, base: first.base}
     return {
         name: Served(
-            name, engine, name if place.adapter else None, _template(place), now, base if place.adapter else None
+            name, engine, name if place.adapter else None, template_of(place), now, base if place.adapter else None
         )
         for name, place in members.items()
     }
@@ -158,8 +137,8 @@ def _fused(members: dict[str, Located], model: Any) -> dict[str, AdapterWeights]
         if place.adapter is None:
             continue
         config, tensors = read_adapter(place.adapter)
-        if config.get("use_dora") or config.get("init_lora_weights") == "pissa":
-            continue  # not a plain addition to the weights
+        if not is_plain_addition(config):
+            continue
         scale = lora.scaling(int(config["r"]), float(config["lora_alpha"]), bool(config.get("use_rslora")))
         names = {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in tensors}
         if all(layer.startswith("model.layers.") and layer.split(".", 3)[3] in known for layer in names):
@@ -173,25 +152,33 @@ def _fused(members: dict[str, Located], model: Any) -> dict[str, AdapterWeights]
     return found
 
 
+def is_plain_addition(config: Mapping[str, Any]) -> bool:
+    """Whether an adapter with this configuration adds a product to its base and changes nothing else."""
+    return not config.get("use_dora") and config.get("init_lora_weights") != "pissa"
+
+
 def _plain(name: str, place: Located, dtype: torch.dtype, limits: Limits, threads: int | None) -> Served:
     runner: Runner = PlainRunner(load_located(place, dtype).model)
-    return Served(name, Engine(runner, limits, threads), None, _template(place), int(time.time()))
+    return Served(name, Engine(runner, limits, threads), None, template_of(place), int(time.time()))
 
 
-def _template(place: Located) -> Template:
+def template_of(place: Located) -> Template:
+    """Its chat template, with the ids that end an answer."""
     folder = place.tokenizer if (place.tokenizer / "tokenizer.json").is_file() else place.model
     path = place.model / "generation_config.json"
     eos: Any = read_json(path).get("eos_token_id") if path.is_file() else None
     return Template.of(load_tokenizer(folder), eos_ids=eos)
 
 
-def _base_name(place: Located) -> str:
+def base_name(place: Located) -> str:
+    """What the untouched model below a tuned one is called."""
     if place.run is not None:
         return Path(str(read_json(place.run / MANIFEST)["model"]["name"])).name
     return place.model.name
 
 
-def _free_name(name: str, taken: Any) -> str:
+def free_name(name: str, taken: Container[str]) -> str:
+    """`name`, or one like it that is not taken."""
     while name in taken:
         name += "-base"
     return name
