@@ -75,7 +75,7 @@ def wide(model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
     (folder / "recipe.yaml").write_text(
         f"model: {model}\ndata: {{train: {folder / 'rows.jsonl'}, validation: 0.1}}\nmethod: {{kind: lora, rank: 4}}\n"
         f"optim: {{steps: {STEPS}, batch_size: {ROWS}, learning_rate: 1.0e-3}}\nsave: {{every: 1}}\nmax_tokens: 400\n"
-        f"precision: fp32\nforgetting: false\nthreads: 2\nbatch: {{tokens: {TOKENS}, share_prefix: false}}\n",
+        f"precision: fp32\nforgetting: false\nthreads: 1\nbatch: {{tokens: {TOKENS}, share_prefix: false}}\n",
         encoding="utf-8",
     )
     assert run(folder, "free", "never").returncode == 0
