@@ -56,7 +56,7 @@ def start(
         program.start(said.append)
     address = settle("127.0.0.1", 0, key, ())
     listener = listen(address)
-    app: Any = Guard(make_app(server), key=address.key, hosts=set(), body=granted.body)
+    app: Any = Guard(make_app(server), key=address.key, hosts=set(), body=granted.body, refused=server.refused)
     runner = uvicorn.Server(
         uvicorn.Config(
             app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=5, ws="none"

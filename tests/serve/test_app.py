@@ -102,6 +102,53 @@ def test_several_prompts_and_several_answers(client: openai.OpenAI) -> None:
     assert texts == [choice.message.content for choice in again.choices]
 
 
+@pytest.mark.parametrize("asked", [
+    {"temperature": 0.7}, {"temperature": 1.5, "top_k": 2}, {"temperature": 1.5, "top_p": 0.3}, {"temperature": 1.5, "min_p": 0.9},
+    {"temperature": 0.0, "repetition_penalty": 3.0}, {"temperature": 1.5, "repetition_penalty": 0.3, "top_k": 9, "top_p": 0.9},
+])  # fmt: skip
+def test_each_setting_of_sampling_does_what_it_does_in_the_terminal(
+    client: openai.OpenAI, opened: dict[str, Opened], asked: dict[str, float]
+) -> None:
+    plain, seed = {"temperature": asked["temperature"]}, 11
+    given = {name: value for name, value in asked.items() if name not in ("temperature", "top_p")}
+    own = {name: value for name, value in asked.items() if name in ("temperature", "top_p")}
+    answer = client.chat.completions.create(
+        model="base", messages=ASK, max_tokens=24, seed=seed, extra_body=given, **own
+    )  # type: ignore[call-overload]
+    ids = opened["base"].template.prompt([Message("user", str(ASK[0]["content"]))])
+
+    def alone(settings: dict[str, Any]) -> str:
+        generator = torch.Generator()
+        generator.manual_seed(seed)
+        made = stream(
+            opened["base"].model, ids, sampling=Sampling(**settings), stop_ids=opened["base"].template.stop_ids,
+            max_tokens=24, generator=generator,
+        )  # fmt: skip
+        return text_of(opened["base"], list(made))
+
+    assert answer.choices[0].message.content == alone(asked)
+    assert (alone(asked) != alone(plain)) is (asked != plain)
+
+
+def test_several_answers_are_streamed_each_under_its_number(client: openai.OpenAI) -> None:
+    options: dict[str, Any] = {
+        "model": "base",
+        "messages": ASK,
+        "n": 3,
+        "seed": 5,
+        "max_tokens": 12,
+        "temperature": 1.5,
+    }
+    whole = client.chat.completions.create(**options)
+    texts, ends = ["", "", ""], [0, 0, 0]
+    for chunk in client.chat.completions.create(**options, stream=True):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            ends[choice.index] += choice.finish_reason is not None
+    assert texts == [choice.message.content for choice in whole.choices]
+    assert ends == [1, 1, 1]
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_stop_text_ends_the_answer_before_itself(client: openai.OpenAI, streamed: bool) -> None:
     options: dict[str, Any] = {"model": "base", "messages": ASK, "temperature": 0, "max_tokens": 24}
@@ -156,6 +203,23 @@ def test_an_answer_can_be_held_to_a_schema(client: openai.OpenAI) -> None:
         value = json.loads(answer.choices[0].message.content or "")
         assert set(value) == {"yes", "level"}
         assert value["level"] in ("low", "high")
+
+
+def test_an_answer_can_be_held_to_any_json_object(client: openai.OpenAI) -> None:
+    pytest.importorskip("llguidance")
+    for seed in range(4):
+        answer = client.chat.completions.create(
+            model="tuned",
+            messages=ASK,
+            temperature=1.0,
+            seed=seed,
+            max_tokens=60,
+            response_format={"type": "json_object"},
+        )  # type: ignore[call-overload]
+        text = answer.choices[0].message.content
+        assert text.startswith("{")
+        if answer.choices[0].finish_reason == "stop":
+            assert isinstance(json.loads(text), dict)
 
 
 def test_many_streams_at_once_are_never_mixed(client: openai.OpenAI, opened: dict[str, Opened]) -> None:

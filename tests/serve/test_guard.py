@@ -46,6 +46,22 @@ def test_every_route_and_method_wants_the_key(locked: Any, header: dict[str, str
         assert client.get("/health").status_code == 200
 
 
+def test_refusals_are_counted(locked: Any) -> None:
+    def refused() -> int:
+        with locked.client(authorization=f"Bearer {KEY}") as client:
+            lines = client.get("/metrics").text.splitlines()
+        line = next(
+            (each for each in lines if each.startswith('tutelage_requests_total{route="refused",status="401"}')), "0"
+        )
+        return int(line.split()[-1])
+
+    before = refused()
+    with locked.client(authorization="Bearer wrong") as client:
+        for _ in range(3):
+            client.get("/v1/models")
+    assert refused() == before + 3
+
+
 def test_with_the_key_everything_is_there(locked: Any) -> None:
     with locked.client(authorization=f"Bearer {KEY}") as client:
         for method, path in ROUTES[:6]:

@@ -41,10 +41,14 @@ def host_name(value: str) -> str:
 
 
 class Guard:
-    """Wraps the app. `hosts` are the names that clients may call the server by: anything else may be DNS rebinding."""
+    """Wraps the app. `hosts` are the names that clients may call the server by: anything else may be DNS rebinding.
+    `refused` hears the status of every request that ends here."""
 
-    def __init__(self, app: App, *, key: str | None, hosts: set[str], body: int) -> None:
+    def __init__(
+        self, app: App, *, key: str | None, hosts: set[str], body: int, refused: Callable[[int], None] = lambda status: None
+    ) -> None:  # fmt: skip
         self.app = app
+        self.refused = refused
         self.key = key
         self.hosts = {host.lower() for host in hosts} | LOOPBACK_NAMES
         self.body = body
@@ -58,6 +62,7 @@ class Guard:
         try:
             self._check(scope, headers)
         except ApiError as error:
+            self.refused(error.status_code)
             await _refuse(send, error)
             return
         if self._wants_cookie(scope):

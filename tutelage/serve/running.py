@@ -70,7 +70,7 @@ def run(server: Server, address: Address, listener: socket.socket, say: Callable
     names = {address.host, *address.names} - {"0.0.0.0", "::"}
     if address.host in ("0.0.0.0", "::"):
         names |= {socket.gethostname().lower()}
-    app: Any = Guard(make_app(server), key=address.key, hosts=names, body=server.limits.body)
+    app: Any = Guard(make_app(server), key=address.key, hosts=names, body=server.limits.body, refused=server.refused)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="on", timeout_keep_alive=HEADER_SECONDS,
         limit_concurrency=MOST_CONNECTIONS, timeout_graceful_shutdown=int(server.limits.drain), server_header=False,

@@ -41,6 +41,10 @@ class Server:
         """Each engine once."""
         return list({id(model.engine): model.engine for model in self.models.values()}.values())
 
+    def refused(self, status: int) -> None:
+        """Count a request that was turned away before any route saw it."""
+        self.metrics.request("refused", status)
+
     def model(self, name: str) -> Model:
         """The model that a request names."""
         if name not in self.models:
