@@ -231,7 +231,7 @@ def load_with_head(path: Path, wanted: HeadWanted, *, dtype: torch.dtype) -> Pre
 
 
 def _suited(kind: str) -> str:
-    return {"seq2seq": "T5, BART or Marian", "causal": "chat", "masked": "BERT or RoBERTa"}.get(kind, "BERT or Llama")
+    return {"seq2seq": "T5 or BART", "causal": "chat", "masked": "BERT or RoBERTa"}.get(kind, "BERT or Llama")
 
 
 def _check_body(model: PreTrainedModel, report: dict[str, Any], path: Path, *, fresh_head: bool) -> None:
