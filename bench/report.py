@@ -16,6 +16,7 @@ SECTIONS = {
     "quality-full.json": quality_section,
     "quality-qlora.json": quality_section,
     "quality-qlora-calibrated.json": quality_section,
+    "quality-qlora-int4.json": quality_section,
     "length.json": length_section,
     "correctness.json": correctness_section,
 }

@@ -73,10 +73,29 @@ class QloraSpec(LoraSpec):
     """Method `qlora` (Dettmers et al. 2023, arXiv 2305.14314): LoRA over frozen weights in 4 bits. Needs tutelage[qlora]."""
 
     kind: Literal["qlora"] = "qlora"  # type: ignore[assignment]
-    quant_type: Literal["nf4"] = Field("nf4", description="4-bit NormalFloat")
-    double_quant: bool = Field(True, description="quantise the scales too: 4.127 bits per weight instead of 4.5")
-    block_size: Literal[16, 32, 64, 128, 256, 512, 1024] = Field(64, description="weights that share a scale")
+    quant_type: Literal["nf4", "int4"] = Field(
+        "nf4", description="4-bit NormalFloat, or 16 equal steps per block, which lose nothing of weights from a GGUF file in Q4_1",
+    )  # fmt: skip
+    double_quant: bool = Field(
+        True, description="quantise the scales too: nf4 takes 4.127 bits per weight instead of 4.5"
+    )
+    block_size: Literal[16, 32, 64, 128, 256, 512, 1024] = Field(
+        64, description="weights that share a scale; 32 where quant_type is int4 and nothing is said"
+    )
     calibrate: int = Field(
         0, ge=0, description="round the weights by what this many training rows do to them (GPTQ, arXiv 2210.17323); 0: to "
         "the nearest value",
     )  # fmt: skip
+
+    @model_validator(mode="before")
+    @classmethod
+    def _blocks_of_gguf(cls, given: object) -> object:
+        if isinstance(given, dict) and given.get("quant_type") == "int4":
+            return {"block_size": 32, **given}
+        return given
+
+    @model_validator(mode="after")
+    def _only_nf4_is_calibrated(self) -> "QloraSpec":
+        if self.calibrate and self.quant_type != "nf4":
+            raise ValueError("calibrate: only quant_type: nf4 is rounded by what rows do to it")
+        return self

@@ -14,8 +14,9 @@ TITLES = {
     "full": "full fine-tuning",
     "qlora": "QLoRA",
     "qlora-calibrated": "QLoRA on a calibrated base",
+    "qlora-int4": "QLoRA on a base in 4-bit integers",
 }
-WANTED_QUALITY = {"lora": 0.97, "full": 0.97, "qlora": 0.90, "qlora-calibrated": 0.90}
+WANTED_QUALITY = {"lora": 0.97, "full": 0.97, "qlora": 0.90, "qlora-calibrated": 0.90, "qlora-int4": 0.90}
 TOOL_NAMES = {"tutelage": "tutelage", "trl": "TRL", "litgpt": "LitGPT", "llamafactory": "LLaMA-Factory"}
 CHECK_NAMES = {
     "accumulation": "8 rows at once = 8 accumulated (gradient)", "packing": "packed = apart (gradient)",

@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness.memory import anonymous_mib
 
-from tutelage.engine.nf4 import Nf4Linear, Quantisation, Scratch, functional
+from tutelage.engine.four_bits import Quantisation, Scratch
+from tutelage.engine.nf4 import Nf4Linear, functional
 from tutelage.methods.qlora import load_base, quantised
 from tutelage.models.fetch import fetch
 from tutelage.models.load import load_model, stored_dtype

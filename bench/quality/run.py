@@ -4,6 +4,7 @@ python bench/quality/run.py lora       train every seed with both, score all →
 python bench/quality/run.py full       the same for full fine-tuning → results/quality-full.json
 python bench/quality/run.py qlora      QLoRA beside LoRA, both ours, over the untouched model → results/quality-qlora.json
 python bench/quality/run.py qlora-calibrated      the same on a calibrated base in blocks of 16
+python bench/quality/run.py qlora-int4      the same on a base in 4-bit integers
 
 What is trained or scored already is kept, so it may be stopped, and done in parts (--tools, --seeds); the result is
 written by the call after which nothing is missing. TRL runs in bf16 autocast, 1 row per pass and 8 accumulated.
@@ -33,6 +34,7 @@ OTHER = {
     "full": "trl",
     "qlora": "lora",
     "qlora-calibrated": "lora",
+    "qlora-int4": "lora",
 }  # what ours is held to; "lora" is ours too
 CALLED = {"trl": "TRL", "lora": "LoRA"}
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tutelage.engine.four_bits import Quantisation, Scratch
 from tutelage.engine.gptq import CANDIDATES, DAMPING, missing, rounded
-from tutelage.engine.nf4 import Nf4Linear, Quantisation, Scratch, coded_blocks, nf4_table, packed_codes, plain_values
+from tutelage.engine.nf4 import Nf4Linear, coded_blocks, nf4_table, packed_codes, plain_values
 
 BLOCK = 16
 TABLE = nf4_table(torch.device("cpu"))

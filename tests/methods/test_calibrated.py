@@ -11,7 +11,8 @@ from safetensors import safe_open
 
 import tutelage
 from tutelage.encode.types import Encoded
-from tutelage.engine.nf4 import Quantisation, plain_values
+from tutelage.engine.four_bits import Quantisation
+from tutelage.engine.nf4 import plain_values
 from tutelage.errors import ModelError, OutputError, RecipeError, UsageError
 from tutelage.methods import METHODS
 from tutelage.methods.calibrate import calibrate, write_blocks

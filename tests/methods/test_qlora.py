@@ -13,8 +13,9 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 import tutelage
+from tutelage.engine.four_bits import Quantisation
 from tutelage.engine.linear import base_linear
-from tutelage.engine.nf4 import Nf4Linear, Quantisation, plain_values
+from tutelage.engine.nf4 import Nf4Linear, plain_values
 from tutelage.errors import ModelError, RecipeError
 from tutelage.methods import METHODS, lora
 from tutelage.methods.opening import load_located, locate
@@ -37,10 +38,16 @@ def logits(model: Any) -> torch.Tensor:
         return model.eval()(IDS).logits  # type: ignore[no-any-return]
 
 
-@pytest.fixture(scope="module")
-def run(model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+STORED = {"nf4": Quantisation(double=False), "int4": Quantisation(32, double=False, kind="int4")}
+
+
+@pytest.fixture(scope="module", params=list(STORED))
+def run(
+    request: pytest.FixtureRequest, model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A finished run on quantised weights."""
-    folder = tmp_path_factory.mktemp("qlora")
+    folder = tmp_path_factory.mktemp("qlora") / request.param
+    folder.mkdir()
     rows = [
         {"messages": [{"role": "user", "content": f"How many? {i}"}, {"role": "assistant", "content": f"{i}!"}]}
         for i in range(24)
@@ -49,7 +56,8 @@ def run(model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFa
     tutelage.train(
         tutelage.make_recipe({
             "model": str(model_folder("llama")), "data": {"train": str(folder / "rows.jsonl"), "validation": 0.25},
-            "method": {"kind": "qlora", "rank": 4, "double_quant": False}, "precision": "fp32", "threads": 1, "max_tokens": 128,
+            "method": {"kind": "qlora", "rank": 4, "double_quant": False, "quant_type": request.param},
+            "precision": "fp32", "threads": 1, "max_tokens": 128,
             "optim": {"steps": 8, "batch_size": 4, "learning_rate": 1e-2}, "out": str(folder / "run"),
         })
     )  # fmt: skip
@@ -80,13 +88,15 @@ def test_a_layer_that_is_not_named_is_frozen_in_four_bits_too(model_folder: Call
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 1e-3)], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("quant_type", ["nf4", "int4"])
 def test_the_whole_model_trains_as_lora_on_the_dequantised_one(
-    dtype: torch.dtype, tolerance: float, model_folder: Callable[[str], Path]
+    quant_type: str, dtype: torch.dtype, tolerance: float, model_folder: Callable[[str], Path]
 ) -> None:
     """Every adapter gradient, also after an evaluation in between."""
     found = []
-    for method, spec in (("qlora", QloraSpec(rank=4)), ("lora", LoraSpec(rank=4))):
-        model = opened(model_folder("llama"), dtype)
+    given = QloraSpec.model_validate({"rank": 4, "quant_type": quant_type})
+    for method, spec in (("qlora", given), ("lora", LoraSpec(rank=4))):
+        model = opened(model_folder("llama"), dtype, Quantisation(given.block_size, kind=given.quant_type))
         if method == "lora":
             dequantise(model)
         trainable = METHODS.get(method).prepare(model, spec, seed=0)
@@ -102,23 +112,22 @@ def test_the_whole_model_trains_as_lora_on_the_dequantised_one(
         assert (found[0][name] - expected).norm() / expected.norm() <= tolerance, name
 
 
+def stored(run: Path) -> Quantisation:
+    return STORED[run.parent.name]
+
+
 def test_the_run_remembers_how_its_base_is_stored(run: Path, model_folder: Callable[[str], Path]) -> None:
-    assert read_quantisation(run / "model") == Quantisation(double=False)
+    assert read_quantisation(run / "model") == stored(run)
     place = locate(str(run))
-    assert (
-        place.quantisation
-        == place.base.quantisation
-        == locate(str(run), base=True).quantisation
-        == Quantisation(double=False)
-    )
-    assert locate(str(run / "model")).quantisation == Quantisation(double=False)
+    assert place.quantisation == place.base.quantisation == locate(str(run), base=True).quantisation == stored(run)
+    assert locate(str(run / "model")).quantisation == stored(run)
     live = load_located(place, torch.float32, merge=False).model
     assert len(quantised(live)) == 14
     merged = load_located(place, torch.float32).model
     assert not quantised(merged)
     torch.testing.assert_close(logits(merged), logits(live), rtol=1e-4, atol=1e-4)
     base = load_located(place.base, torch.float32).model
-    torch.testing.assert_close(logits(base), logits(opened(model_folder("llama"), how=Quantisation(double=False))))
+    torch.testing.assert_close(logits(base), logits(opened(model_folder("llama"), how=stored(run))))
     assert (logits(base) - logits(load_model(model_folder("llama"), dtype=torch.float32))).abs().max() > 1e-2
 
 
@@ -140,8 +149,11 @@ def test_evaluation_and_every_export_are_of_the_model_that_was_trained(run: Path
         assert result["parity"]["agreement"] == 1.0
         assert abs(result["parity"]["loss_change"]) < 1e-3, "what merging costs"
     note = json.loads((tmp_path / "peft" / QUANTISATION).read_text(encoding="utf-8"))
-    assert (note["quant_type"], note["double"], note["block_size"]) == ("nf4", False, 64)
-    assert "BitsAndBytesConfig" in (tmp_path / "peft" / "README.md").read_text(encoding="utf-8")
+    how = stored(run)
+    assert (note["quant_type"], note["double"], note["block_size"]) == (how.kind, False, how.block_size)
+    card = (tmp_path / "peft" / "README.md").read_text(encoding="utf-8")
+    assert ("BitsAndBytesConfig" in card) is (how.kind == "nf4")
+    assert how.kind.upper() in card
     assert not (tmp_path / "merged" / QUANTISATION).exists()
     logits_of = logits(LlamaForCausalLM.from_pretrained(tmp_path / "merged"))
     torch.testing.assert_close(

@@ -25,6 +25,7 @@ METHODS = {
     "half": {"kind": "half", "round": 2},
     "lora": {"kind": "lora", "rank": 4},
     "qlora": {"kind": "qlora", "rank": 4},
+    "int4": {"kind": "qlora", "rank": 4, "quant_type": "int4"},
     "lora with dropout": {"kind": "lora", "rank": 4, "dropout": 0.1},
     "dora": {"kind": "lora", "rank": 4, "dora": True, "dropout": 0.1},
     "pissa": {"kind": "lora", "rank": 4, "init": "pissa_niter_4", "dora": True},

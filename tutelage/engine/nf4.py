@@ -3,44 +3,22 @@
 Blocks of 64 values (or 16 to 1,024) share a scale; a value is one of 16 quantiles of the normal distribution, in 4 bits. With
 double quantisation the scales themselves are 8-bit, 256 of them sharing an fp32 one. bitsandbytes' functions quantise and
 dequantise; its Linear4bit is not used: on AVX512-BF16 processors it repacks its weight at the first evaluation, and then loses the
-input's gradient. Here a weight is dequantised for each product, forward and backward alike, and nothing of it is kept.
+input's gradient.
 """
 
 import functools
 import logging
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import linear, pad
-from transformers.pytorch_utils import Conv1D
+from torch import Tensor
+from torch.nn.functional import pad
 
-from tutelage.engine.linear import BaseLinear
+from tutelage.engine.four_bits import DEQUANTISED_AT_ONCE, SCALES_PER_OUTER, FourBitLinear, Quantisation, Scratch
 from tutelage.errors import need
 
 QUANTISED_AT_ONCE = 1 << 15  # values: a chunk's temporaries stay in the cache, and out of the loading peak
-DEQUANTISED_AT_ONCE = (
-    1 << 20
-)  # beyond about 32 MB the allocator maps a result anew each time, which costs more than to copy it
-SCALES_PER_OUTER = 256
 SMALLEST = 32  # values in a block of bitsandbytes' kernels; ours of 16 are read by them as if all scales were 1
-
-
-@dataclass(frozen=True)
-class Quantisation:
-    """How weights are stored. `double`: whether the scales are quantised too. `blocks`: a file that has codes and scales ready."""
-
-    block_size: int = 64  # values per scale
-    double: bool = True
-    blocks: Path | None = None
-
-    @property
-    def bits(self) -> float:
-        """Bits per weight: 4.127 with the defaults."""
-        scale = 8 + 32 / SCALES_PER_OUTER if self.double else 32
-        return 4 + scale / self.block_size
 
 
 @functools.cache
@@ -62,44 +40,20 @@ def _scale_codes(device: torch.device) -> Tensor:
     return codes
 
 
-class Scratch:
-    """One buffer per dtype and device, as large as the largest weight so far. Its content lasts until the next weight: for
-    one thread, and never for autograd to keep."""
-
-    def __init__(self) -> None:
-        self.buffers: dict[tuple[torch.dtype, torch.device], Tensor] = {}
-
-    def get(self, values: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """[values], uninitialised."""
-        known = self.buffers.get((dtype, device))
-        if known is None or known.numel() < values:
-            self.buffers[dtype, device] = known = torch.empty(values, dtype=dtype, device=device)
-        return known[:values]
-
-
 Coded = tuple[Tensor, Tensor]  # codes [values / 2], two in a byte, and fp32 scales [values / block]
 
 
-class Nf4Linear(BaseLinear):
-    """A linear layer whose weight is NF4 blocks; usable as a module by itself, as layers without an adapter are.
+class Nf4Linear(FourBitLinear):
+    """A linear layer whose weight is NF4 blocks."""
 
-    All buffers are bytes, fp32 scales too, so that `model.to(dtype)` cannot round them. `compute` is empty: it knows the dtype
-    that the model computes in.
-    """
-
-    standalone = True
-    codes: Tensor  # two in a byte
-    scales: Tensor
+    scales: Tensor  # fp32, or 8-bit codes
     outer: Tensor  # the scales' scales
-    compute: Tensor
 
     def __init__(
         self, weight: Tensor, bias: Tensor | None, how: Quantisation, scratch: Scratch, coded: Coded | None = None
     ) -> None:
-        """From an [out, in] weight, of which nothing is kept, or what it is `coded` as. Frozen; a bias stays as it is."""
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        self.how, self.scratch = how, scratch
+        """From an [out, in] weight, or what it is `coded` as."""
+        super().__init__(weight, bias, how, scratch)
         self.offset = 0.0
         codes, scales = coded or _quantise(weight, how)
         self.register_buffer("codes", codes)
@@ -111,67 +65,6 @@ class Nf4Linear(BaseLinear):
             )
             self.register_buffer("outer", state.absmax.view(torch.uint8))
         self.register_buffer("scales", scales.view(torch.uint8))
-        self.register_buffer("compute", torch.empty(0, dtype=weight.dtype, device=weight.device), persistent=False)
-        self.added = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-
-    @staticmethod
-    def of(module: nn.Module, how: Quantisation, scratch: Scratch, coded: Coded | None = None) -> "Nf4Linear":
-        """The quantised form of an nn.Linear or a Conv1D; `coded` is what its [out, in] weight was rounded to already."""
-        inner: Any = module
-        weight, turned = inner.weight.detach(), isinstance(module, Conv1D)
-        made = Nf4Linear(weight.t() if turned else weight, inner.bias, how, scratch, coded)
-        made.fan_in_fan_out = turned
-        return made
-
-    @property
-    def weight_bytes(self) -> int:
-        """What the weight takes: codes and scales."""
-        return sum(int(buffer.numel()) for name, buffer in self.named_buffers() if name != "compute")
-
-    @property
-    def like(self) -> Tensor:
-        return self.compute
-
-    @property
-    def weight(self) -> Tensor:
-        """An empty tensor of the compute dtype, for models that look at a layer's dtype (T5)."""
-        return self.like
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., in] → [..., out]."""
-        return self.matmul(x)
-
-    def matmul(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and x.requires_grad:
-            return _FrozenProduct.apply(x, self)  # type: ignore[no-untyped-call,no-any-return]
-        return linear(x, self._weight(x.dtype), self.added)
-
-    def matmul_t(self, g: Tensor, into: Tensor | None = None) -> Tensor:
-        weight = self._weight(g.dtype)
-        return g @ weight if into is None else into.addmm_(g, weight)
-
-    def dense(self) -> Tensor:
-        return self._weight(self.like.dtype).clone()
-
-    def bias(self) -> Tensor | None:
-        return self.added
-
-    def add_(self, delta: Tensor) -> None:
-        raise TypeError("NF4 blocks cannot take up a change: dequantise the model first")
-
-    def module(self) -> nn.Module:
-        """The plain layer, its weight dequantised."""
-        dense, turned = self.dense(), self.fan_in_fan_out
-        with torch.device("meta"):
-            plain: Any = (
-                Conv1D(*dense.shape)
-                if turned
-                else nn.Linear(self.in_features, self.out_features, self.added is not None)
-            )
-        plain.weight = nn.Parameter(dense.t().contiguous() if turned else dense, requires_grad=False)
-        if self.added is not None:
-            plain.bias = self.added
-        return plain.eval()  # type: ignore[no-any-return]
 
     def _weight(self, dtype: torch.dtype) -> Tensor:
         """[out, in] in `dtype`, for the next product alone."""
@@ -198,19 +91,6 @@ class Nf4Linear(BaseLinear):
         bnb, codes, outer = functional(), _scale_codes(self.codes.device), self.outer.view(torch.float32)
         scales: Tensor = bnb.dequantize_blockwise(self.scales, absmax=outer, code=codes, blocksize=SCALES_PER_OUTER)
         return scales.add_(self.offset)
-
-
-class _FrozenProduct(torch.autograd.Function):
-    """x Wᵀ + b by itself. Nothing is saved: the backward dequantises again, as the scratch may hold another weight by then."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, base: Nf4Linear) -> Tensor:
-        ctx.base = base
-        return base.matmul(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.base.matmul_t(gradients[0]), None
 
 
 def _quantise(weight: Tensor, how: Quantisation) -> Coded:

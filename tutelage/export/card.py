@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tutelage.engine.nf4 import Quantisation
+from tutelage.engine.four_bits import Quantisation
 from tutelage.errors import ModelError, Problem
 from tutelage.export.types import Figures
 from tutelage.methods.opening import Located
@@ -180,11 +180,16 @@ def _limits(facts: Facts, kind: str, parity: Figures) -> str:
             f"{facts.base_hub}: an adapter put on the hub's own weights answers slightly otherwise."
         )
     if facts.quantisation is not None and kind == "peft":
-        double, block = facts.quantisation.double, facts.quantisation.block_size
+        how = facts.quantisation
+        loads = (
+            "transformers loads it so with BitsAndBytesConfig(load_in_4bit=True, "
+            f'bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant={how.double}); on the unquantised base it answers otherwise.'
+            if how.kind == "nf4"
+            else "on the unquantised base it answers a little otherwise, unless that was stored so."
+        )
         lines.append(
-            f"- It was trained on its base in 4 bits (NF4, blocks of {block}, double quantisation {'on' if double else 'off'}), "
-            "and the comparison above is with that base. transformers loads it so with BitsAndBytesConfig(load_in_4bit=True, "
-            f'bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant={double}); on the unquantised base it answers otherwise.'
+            f"- It was trained on its base in 4 bits ({how.kind.upper()}, blocks of {how.block_size}, double quantisation "
+            f"{'on' if how.double else 'off'}), and the comparison above is with that base; {loads}"
         )
     if not parity.held_out:
         lines.append("- The comparison above did not use held-out rows of the run, as there were none at hand.")

@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tutelage.encode.types import Encoded
+from tutelage.engine.four_bits import Quantisation, Scratch
 from tutelage.engine.gptq import missing, rounded
 from tutelage.engine.linear import base_linear, is_linear
 from tutelage.engine.lora_linear import LoraLinear
-from tutelage.engine.nf4 import Coded, Nf4Linear, Quantisation, Scratch, packed_codes, plain_values
+from tutelage.engine.nf4 import Coded, Nf4Linear, packed_codes, plain_values
 from tutelage.errors import ModelError, RecipeError
 from tutelage.methods.targets import linear_names
 from tutelage.runs import whole_file

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tutelage.encode.template import Template
-from tutelage.engine.nf4 import Quantisation
+from tutelage.engine.four_bits import Quantisation
 from tutelage.engine.precision import choose_precision, device_name
 from tutelage.errors import MissingInputError
 from tutelage.methods import lora

@@ -16,9 +16,11 @@ from typing import Any
 import torch
 
 from tutelage.encode.types import Encoded
+from tutelage.engine.four_bits import FourBitLinear, Quantisation, Scratch
+from tutelage.engine.int4 import Int4Linear
 from tutelage.engine.linear import BaseLinear, base_linear
 from tutelage.engine.lora_linear import LoraLinear
-from tutelage.engine.nf4 import Nf4Linear, Quantisation, Scratch, functional
+from tutelage.engine.nf4 import Nf4Linear, functional
 from tutelage.errors import ModelError, RecipeError
 from tutelage.methods.calibrate import calibrate, read_block, read_start, reading, write_blocks
 from tutelage.methods.lora import Lora, lora_layers
@@ -58,7 +60,9 @@ class Qlora:
         if blocks is not None:
             shutil.copyfile(blocks, folder / BLOCKS)
             how["blocks"] = BLOCKS
-        write_json(folder / QUANTISATION, {**how, "bitsandbytes": version("bitsandbytes")})
+        if spec.quant_type == "nf4":
+            how["bitsandbytes"] = version("bitsandbytes")
+        write_json(folder / QUANTISATION, how)
 
 
 METHODS.add("qlora")(Qlora())
@@ -96,7 +100,7 @@ def quantisation_of(spec: object, blocks: Path | None = None) -> Quantisation | 
 
 
 def _how(spec: QloraSpec, blocks: Path | None = None) -> Quantisation:
-    return Quantisation(spec.block_size, spec.double_quant, blocks)
+    return Quantisation(spec.block_size, spec.double_quant, blocks, spec.quant_type)
 
 
 def read_quantisation(folder: Path) -> Quantisation | None:
@@ -106,12 +110,12 @@ def read_quantisation(folder: Path) -> Quantisation | None:
         return None
     values = read_object(path)
     try:
-        if values["quant_type"] != "nf4":
+        if values["quant_type"] not in ("nf4", "int4"):
             raise ValueError(f"quant_type is {values['quant_type']!r}")
         blocks = folder / BLOCKS if "blocks" in values else None
         if blocks is not None and not blocks.is_file():
             raise ValueError(f"{BLOCKS} is missing beside it")
-        return Quantisation(int(values["block_size"]), bool(values["double"]), blocks)
+        return Quantisation(int(values["block_size"]), bool(values["double"]), blocks, values["quant_type"])
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError("this does not say how the base is quantised", where=str(path), why=str(error)) from error
 
@@ -124,7 +128,8 @@ def load_base(load: Callable[[torch.dtype], Any], path: Path, dtype: torch.dtype
     """
     if how is None:
         return load(dtype)
-    functional()
+    if how.kind == "nf4":
+        functional()  # before anything is loaded, it says what to install
     model = load(stored_dtype(path))
     quantise(model, how)
     return model.to(dtype)
@@ -149,12 +154,16 @@ def calibrate_base(
 
 
 def quantise(model: Any, how: Quantisation) -> None:
-    """Put NF4 blocks in the place of every linear layer's weight but the head's, and let go of the weight."""
+    """Put 4-bit blocks in the place of every linear layer's weight but the head's, and let go of the weight."""
     names, scratch = quantisable(model), Scratch()
     with reading(how.blocks) if how.blocks else nullcontext() as file:
         for name in names:
             layer = model.get_submodule(name)
-            if not isinstance(layer, Nf4Linear):
+            if isinstance(layer, FourBitLinear):
+                continue
+            if how.kind == "int4":
+                model.set_submodule(name, Int4Linear.of(layer, how, scratch))
+            else:
                 coded = read_block(file, name) if file else None
                 model.set_submodule(name, Nf4Linear.of(layer, how, scratch, coded))
     gc.collect()
@@ -175,9 +184,9 @@ def quantisable(model: Any) -> list[str]:
     return names
 
 
-def quantised(model: Any) -> list[tuple[str, Nf4Linear]]:
+def quantised(model: Any) -> list[tuple[str, FourBitLinear]]:
     """(name, layer) of every quantised layer."""
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, Nf4Linear)]
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, FourBitLinear)]
 
 
 def dequantise(model: Any) -> None:

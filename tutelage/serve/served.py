@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from tutelage.encode.template import Template
-from tutelage.engine.nf4 import Quantisation
+from tutelage.engine.four_bits import Quantisation
 from tutelage.errors import Problem, UsageError
 from tutelage.generate.adapter_weights import FUSED, AdapterWeights, fuse
 from tutelage.generate.llama_runner import is_llama_shaped, sizes_of, take_apart

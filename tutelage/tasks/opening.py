@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tutelage.data.types import Row
-from tutelage.engine.nf4 import Quantisation
+from tutelage.engine.four_bits import Quantisation
 from tutelage.engine.precision import ExecutionPlan, choose_precision, device_name
 from tutelage.errors import MissingInputError, UsageError
 from tutelage.methods import lora

@@ -223,7 +223,8 @@ def fitting(
         if tokens < MIN_BUDGET or len(packs) == len(rows):
             raise OutOfMemoryError(
                 f"step {state.step + 1} does not fit into memory, not even one example at a time", why=why,
-                fix="lower max_tokens, or choose a lighter method (half, lora, qlora) or a smaller model; the last checkpoint is intact",
+                fix="lower max_tokens, or choose a lighter method (half, lora, qlora) or a smaller model; "
+                "the last checkpoint is intact",
             )  # fmt: skip
         state.plan = replace(state.plan, tokens=tokens)
         yield BudgetHalved(state.step + 1, state.plan.tokens, state.plan.keep)

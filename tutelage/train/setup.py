@@ -54,7 +54,7 @@ def choose_plan(recipe: Recipe) -> ExecutionPlan:
             "fp16 is not available yet", where="precision", why="it needs loss scaling, which is not built",
             fix="precision: bf16, or fp32",
         )  # fmt: skip
-    if quantisation_of(recipe.method):
+    if (how := quantisation_of(recipe.method)) is not None and how.kind == "nf4":
         functional()  # refuses before anything is loaded
     threads = recipe.threads or available_cores()
     torch.set_num_threads(threads)
@@ -122,16 +122,16 @@ def held_to_base(recipe: Recipe, material: Material, backbone: Any, trainable: T
 
 
 def check_parent(recipe: Recipe) -> None:
-    """Refuse an adapter that was trained on a base in NF4 which this run would not have."""
+    """Refuse an adapter that was trained on a base in 4 bits which this run would not have."""
     adapter, now = getattr(recipe.method, "adapter", None), quantisation_of(recipe.method)
     was = read_quantisation(Path(adapter)) if adapter else None
     if was is None or (was == now and not getattr(recipe.method, "calibrate", 0)):
         return
-    double = "" if was.double else ", double_quant: false"
-    fix = f"method: {{kind: qlora, block_size: {was.block_size}{double}, ...}}"
+    more = ("" if was.kind == "nf4" else f"quant_type: {was.kind}, ") + ("" if was.double else "double_quant: false, ")
+    fix = f"method: {{kind: qlora, {more}block_size: {was.block_size}, ...}}"
     raise RecipeError(
         "the adapter was trained on another base", where="method.adapter",
-        why=f"its base was in NF4 with blocks of {was.block_size}" + (", calibrated" if was.blocks else ""),
+        why=f"its base was in {was.kind.upper()} with blocks of {was.block_size}" + (", calibrated" if was.blocks else ""),
         fix="start from the model itself: a calibrated base cannot be taken over yet" if was.blocks else fix,
     )  # fmt: skip
 

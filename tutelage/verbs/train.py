@@ -164,8 +164,8 @@ def missing_memory_said(folder: Path) -> Iterator[None]:
             raise
         raise OutOfMemoryError(
             "memory ran out", where=str(folder), why=" ".join(str(error).split())[:200],
-            fix="free some memory, or choose a lighter method (half, lora, qlora) or a smaller model, and run the same command again: "
-            "the last checkpoint is intact",
+            fix="free some memory, or choose a lighter method (half, lora, qlora) or a smaller model, and run the same "
+            "command again: the last checkpoint is intact",
         ) from error  # fmt: skip
 
 

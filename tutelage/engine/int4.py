@@ -1,0 +1,106 @@
+"""Frozen linear weights as 4-bit integers: 16 equal steps from the smallest value of a block to its largest.
+
+That is the grid of GGUF's Q4_1 (blocks of 32 with a scale and a smallest value each), so a model that was stored so comes back
+without a loss; NF4 would round it to another grid. Scale and smallest value are fp16. With double quantisation (as QLoRA does
+with NF4's scales: Dettmers et al. 2023, arXiv 2305.14314 §3) both are 8-bit, 256 of them sharing two fp32, in equal steps, and
+the codes are those of the scales that come of it.
+"""
+
+import torch
+from torch import Tensor
+
+from tutelage.engine.four_bits import DEQUANTISED_AT_ONCE, SCALES_PER_OUTER, FourBitLinear, Quantisation, Scratch
+from tutelage.engine.nf4 import packed_codes
+
+STEPS = 15
+LEVELS = 255  # of a scale
+QUANTISED_AT_ONCE = 1 << 16  # values
+
+
+class Int4Linear(FourBitLinear):
+    """A linear layer whose weight is blocks of 4-bit integers, each with its scale and its smallest value."""
+
+    scales: Tensor
+    lows: Tensor
+    scale_steps: Tensor  # with double quantisation: [groups, 2], the lowest of 256 and the step
+    low_steps: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, how: Quantisation, scratch: Scratch) -> None:
+        """From an [out, in] weight."""
+        super().__init__(weight, bias, how, scratch)
+        flat = weight.reshape(-1)
+        size = QUANTISED_AT_ONCE // how.block_size * how.block_size
+        ranges = [_ranges(_blocks(part, how.block_size)) for part in torch.split(flat, size)]
+        for name, each in zip(("scale", "low"), zip(*ranges)):
+            self._keep(name, torch.cat(each))
+        codes, at = [], 0
+        scales, lows = self._each("scale"), self._each("low")
+        for part in torch.split(flat, size):
+            blocks = _blocks(part, how.block_size)
+            span = slice(at, at := at + len(blocks))
+            known = scales[span, None].clamp_min(torch.finfo(torch.float32).tiny)
+            coded = blocks.sub(lows[span, None]).div_(known).round_().clamp_(0, STEPS).to(torch.uint8)
+            codes.append(packed_codes(coded.view(-1)[: part.numel()]))
+        self.register_buffer("codes", torch.cat(codes))
+
+    def _keep(self, name: str, values: Tensor) -> None:
+        if not self.how.double:
+            self.register_buffer(f"{name}s", values.half().view(torch.uint8))
+            return
+        groups = _blocks(values, SCALES_PER_OUTER)
+        lowest, step = (
+            groups.amin(1, keepdim=True),
+            (groups.amax(1, keepdim=True) - groups.amin(1, keepdim=True)) / LEVELS,
+        )
+        known = step.clamp_min(torch.finfo(torch.float32).tiny)
+        coded = groups.sub(lowest).div_(known).round_().clamp_(0, LEVELS).to(torch.uint8)
+        self.register_buffer(f"{name}s", coded.view(-1)[: values.numel()])
+        self.register_buffer(f"{name}_steps", torch.cat((lowest, step), 1).view(torch.uint8))
+
+    def _each(self, name: str) -> Tensor:
+        """fp32, one per block: the scales, or the smallest values."""
+        kept: Tensor = getattr(self, f"{name}s")
+        if not self.how.double:
+            return kept.view(torch.float16).float()
+        lowest, step = getattr(self, f"{name}_steps").view(torch.float32).view(-1, 2).unbind(1)
+        each = SCALES_PER_OUTER
+        return (
+            kept.float()
+            .mul_(step.repeat_interleave(each)[: len(kept)])
+            .add_(lowest.repeat_interleave(each)[: len(kept)])
+        )
+
+    def _weight(self, dtype: torch.dtype) -> Tensor:
+        if dtype == torch.float64:
+            return self._weight(torch.float32).double()
+        values, block = self.out_features * self.in_features, self.how.block_size
+        scales, lows = self._each("scale"), self._each("low")
+        flat = self.scratch.get(values, dtype, self.codes.device)
+        for start in range(0, values, DEQUANTISED_AT_ONCE):
+            stop = min(start + DEQUANTISED_AT_ONCE, values)
+            codes = self.codes[start // 2 : -(-stop // 2)]
+            each = torch.stack((codes >> 4, codes & 15), 1).view(-1)[: stop - start].float()
+            blocks, span = _blocks(each, block), slice(start // block, -(-stop // block))
+            flat[start:stop] = blocks.mul_(scales[span, None]).add_(lows[span, None]).view(-1)[: stop - start]
+        return flat.view(self.out_features, -1)
+
+
+def _blocks(values: Tensor, block: int) -> Tensor:
+    """[n / block, block] in fp32; a last one that is not full goes on with its last value, which changes no range."""
+    missing = -values.numel() % block
+    whole = torch.cat((values, values[-1:].expand(missing))) if missing else values
+    return whole.float().view(-1, block)
+
+
+def _ranges(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """The scale and the smallest value of each."""
+    low = blocks.amin(1)
+    return (blocks.amax(1) - low) / STEPS, low
+
+
+def plain_values(layer: Int4Linear) -> Tensor:
+    """[out, in] in fp32, value by value as the format is defined: the reference of every dequantisation here."""
+    values, block = layer.out_features * layer.in_features, layer.how.block_size
+    codes = torch.stack((layer.codes >> 4, layer.codes & 15), 1).view(-1)[:values]
+    at = torch.arange(values) // block
+    return (codes.float() * layer._each("scale")[at] + layer._each("low")[at]).view(layer.out_features, -1)
