@@ -186,16 +186,20 @@ def test_what_cannot_be_quantised_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         tutelage.make_recipe({"model": "m", "data": {"train": "f"}, "method": {"kind": "qlora", "double_quants": True}})
 
 
-def test_without_the_extra_it_says_what_to_install(run: Path) -> None:
+def test_without_the_extra_it_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['bitsandbytes'] = None; import tutelage\n"
         "recipe = tutelage.make_recipe({'model': 'm', 'data': {'train': 'f'}, 'method': 'qlora', 'threads': 1})\n"
         "from tutelage.train.setup import choose_plan\n"
         "try: choose_plan(recipe)\n"
         "except tutelage.errors.MissingInputError as error: print(error)\n"
+        "method = {'kind': 'qlora', 'quant_type': 'int4'}\n"
+        "choose_plan(tutelage.make_recipe({'model': 'm', 'data': {'train': 'f'}, 'method': method, 'threads': 1}))\n"
+        "print('int4 needs nothing')\n"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
     assert "pip install 'tutelage[qlora]'" in said
+    assert "int4 needs nothing" in said
 
 
 def test_the_dtype_of_the_files_is_the_one_of_most_weights(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
@@ -204,18 +208,20 @@ def test_the_dtype_of_the_files_is_the_one_of_most_weights(model_folder: Callabl
     assert stored_dtype(tmp_path) == torch.float16
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_loading_never_holds_the_full_model(dtype: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "dtype, kind, bits", [("float32", "nf4", 4.127), ("bfloat16", "nf4", 4.127), ("bfloat16", "int4", 4.516)]
+)
+def test_loading_never_holds_the_full_model(dtype: str, kind: str, bits: float, tmp_path: Path) -> None:
     """A model of 33 million weights in two shards; the bench script ends with 1 where a bound is broken."""
     sizes = {"hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 4, "num_attention_heads": 8}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=512, **sizes)).to(getattr(torch, dtype))  # type: ignore[arg-type]
     model.save_pretrained(tmp_path, max_shard_size="60MB" if dtype == "float32" else "30MB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
-    command = [sys.executable, str(ROOT / "bench" / "qlora" / "loading.py"), str(tmp_path)]
+    command = [sys.executable, str(ROOT / "bench" / "qlora" / "loading.py"), str(tmp_path), "--quant-type", kind]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
-    assert found["ratio"] == pytest.approx(4.127 / 16, abs=1e-3)
+    assert found["ratio"] == pytest.approx(bits / 16, abs=1e-3)
     assert found["peak_mib"] < 0.75 * found["bf16_bytes"] / 2**20, "not even the bf16 weights"
 
 
@@ -223,3 +229,11 @@ def test_all_buffers_are_bytes(model_folder: Callable[[str], Path]) -> None:
     for _, layer in quantised(opened(model_folder("llama"))):
         assert isinstance(layer, Nf4Linear)
         assert {b.dtype for name, b in layer.named_buffers() if name != "compute"} == {torch.uint8}
+
+
+def test_what_goes_with_int4_and_what_does_not() -> None:
+    assert QloraSpec.model_validate({"quant_type": "int4"}).block_size == 32
+    assert QloraSpec.model_validate({"quant_type": "int4", "block_size": 128}).block_size == 128
+    assert QloraSpec().block_size == 64
+    with pytest.raises(ValueError, match="calibrate: only quant_type: nf4"):
+        QloraSpec.model_validate({"quant_type": "int4", "calibrate": 8})

@@ -20,7 +20,7 @@ from tutelage.engine.four_bits import FourBitLinear, Quantisation, Scratch
 from tutelage.engine.int4 import Int4Linear
 from tutelage.engine.linear import BaseLinear, base_linear
 from tutelage.engine.lora_linear import LoraLinear
-from tutelage.engine.nf4 import Nf4Linear, functional
+from tutelage.engine.nf4 import Coded, Nf4Linear, functional
 from tutelage.errors import ModelError, RecipeError
 from tutelage.methods.calibrate import calibrate, read_block, read_start, reading, write_blocks
 from tutelage.methods.lora import Lora, lora_layers
@@ -159,14 +159,19 @@ def quantise(model: Any, how: Quantisation) -> None:
     with reading(how.blocks) if how.blocks else nullcontext() as file:
         for name in names:
             layer = model.get_submodule(name)
-            if isinstance(layer, FourBitLinear):
-                continue
-            if how.kind == "int4":
-                model.set_submodule(name, Int4Linear.of(layer, how, scratch))
-            else:
+            if not isinstance(layer, FourBitLinear):
                 coded = read_block(file, name) if file else None
-                model.set_submodule(name, Nf4Linear.of(layer, how, scratch, coded))
+                model.set_submodule(name, four_bit_linear(layer, how, scratch, coded))
     gc.collect()
+
+
+def four_bit_linear(
+    layer: torch.nn.Module, how: Quantisation, scratch: Scratch, coded: Coded | None = None
+) -> FourBitLinear:
+    """The quantised form of a linear layer, from its weight or, for NF4, from what that is `coded` as already."""
+    if how.kind == "int4":
+        return Int4Linear.of(layer, how, scratch)
+    return Nf4Linear.of(layer, how, scratch, coded)
 
 
 def quantisable(model: Any) -> list[str]:
