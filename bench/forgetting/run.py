@@ -7,7 +7,8 @@ python bench/forgetting/run.py table                    docs/forgetting.md's tab
 SmolLM2-135M-Instruct learns 128 Dolly rows in one epoch. Learnt: the loss on 150 held-out Dolly rows. Forgotten: the loss on
 WikiText-2 lines and LAMBADA passages, the right answers of ARC-easy questions, and KL(base || tuned) on the base model's own
 answers. Replayed are other WikiText-2 lines than those that are scored. One scorer, in the runs' own precision (bf16), adapters
-beside the weights. What is trained or scored already is kept.
+beside the weights. What is trained or scored already is kept; means of which the working folder has no run stay in the result
+as an earlier call measured them.
 """
 
 import argparse
@@ -201,9 +202,11 @@ def collect(options: argparse.Namespace) -> dict[str, Any]:
                 "trained": runs[0]["trained"], "steps": runs[0]["steps"], "peak_mib": [r["peak_mib"] for r in runs],
                 "differences": differences,
             }  # fmt: skip
+    before = (results.load("forgetting.json") or {"means": {}})["means"]
     levels = {m: float(summed(base[m], np.arange(len(base[m]))[None])[0]) for m in MEASURES}
     sizes = {measure: len(base[measure]) for measure in MEASURES}
-    return {"kind": "forgetting", **results.circumstances(), "base": levels, "rows": sizes, "means": found}
+    return {"kind": "forgetting", **results.circumstances(), "base": levels, "rows": sizes,
+            "means": {name: found.get(name, before.get(name)) for name in MEANS if name in found or name in before}}  # fmt: skip
 
 
 def table(result: Mapping[str, Any]) -> list[str]:
