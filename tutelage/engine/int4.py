@@ -30,7 +30,7 @@ class Int4Linear(FourBitLinear):
         super().__init__(weight, bias, how, scratch)
         flat = weight.reshape(-1)
         size = QUANTISED_AT_ONCE // how.block_size * how.block_size
-        ranges = [_ranges(_blocks(part, how.block_size)) for part in torch.split(flat, size)]
+        ranges = [_ranges(_blocks(part, how.block_size), STEPS) for part in torch.split(flat, size)]
         for name, each in zip(("scale", "low"), zip(*ranges)):
             self._keep(name, torch.cat(each))
         codes, at = [], 0
@@ -48,10 +48,7 @@ class Int4Linear(FourBitLinear):
             self.register_buffer(f"{name}s", values.half().view(torch.uint8))
             return
         groups = _blocks(values, SCALES_PER_OUTER)
-        lowest, step = (
-            groups.amin(1, keepdim=True),
-            (groups.amax(1, keepdim=True) - groups.amin(1, keepdim=True)) / LEVELS,
-        )
+        step, lowest = (each[:, None] for each in _ranges(groups, LEVELS))
         known = step.clamp_min(torch.finfo(torch.float32).tiny)
         coded = groups.sub(lowest).div_(known).round_().clamp_(0, LEVELS).to(torch.uint8)
         self.register_buffer(f"{name}s", coded.view(-1)[: values.numel()])
@@ -62,13 +59,8 @@ class Int4Linear(FourBitLinear):
         kept: Tensor = getattr(self, f"{name}s")
         if not self.how.double:
             return kept.view(torch.float16).float()
-        lowest, step = getattr(self, f"{name}_steps").view(torch.float32).view(-1, 2).unbind(1)
-        each = SCALES_PER_OUTER
-        return (
-            kept.float()
-            .mul_(step.repeat_interleave(each)[: len(kept)])
-            .add_(lowest.repeat_interleave(each)[: len(kept)])
-        )
+        lowest, step = getattr(self, f"{name}_steps").view(torch.float32).view(-1, 2, 1).unbind(1)
+        return _blocks(kept, SCALES_PER_OUTER).mul(step).add_(lowest).view(-1)[: len(kept)]
 
     def _weight(self, dtype: torch.dtype) -> Tensor:
         if dtype == torch.float64:
@@ -92,10 +84,10 @@ def _blocks(values: Tensor, block: int) -> Tensor:
     return whole.float().view(-1, block)
 
 
-def _ranges(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """The scale and the smallest value of each."""
+def _ranges(blocks: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Of each, the size of so many equal steps from its smallest value to its largest, and the smallest value."""
     low = blocks.amin(1)
-    return (blocks.amax(1) - low) / STEPS, low
+    return (blocks.amax(1) - low) / steps, low
 
 
 def plain_values(layer: Int4Linear) -> Tensor:
