@@ -36,6 +36,7 @@ class Contender:
 ONE = ("--micro-batch", "1")
 CONTENDERS: dict[str, Contender] = {
     "tutelage": Contender("tutelage", (), "ours, `precision: auto`"),
+    "tutelage-int4": Contender("tutelage", ("--set", "method.quant_type=int4"), "ours, `quant_type: int4`"),
     "trl-autocast": Contender("trl", ("--precision", "autocast"), "fp32 weights, bf16 autocast, 8 rows padded"),
     "trl-autocast-8x1": Contender("trl", ("--precision", "autocast", *ONE), "the same, 1 row per pass, 8 accumulated"),
     "trl-bf16": Contender("trl", ("--precision", "bf16"), "bf16 weights, 8 rows padded"),
@@ -80,7 +81,7 @@ def command(
             settings["optim.steps"] = max_steps
         sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         recipe = str(BENCH / "recipes" / f"{method}.yaml")
-        return [sys.executable, "-m", "tutelage", "train", recipe, *sets, "--out", str(out), "--json"]
+        return [sys.executable, "-m", "tutelage", "train", recipe, *sets, *contender.flags, "--out", str(out), "--json"]
     given = ["--model", model, "--train", str(rows), "--out", str(out), "--method", method]
     if contender.tool == "limit":
         return [sys.executable, str(BENCH / "speed" / "limit.py"), *given]

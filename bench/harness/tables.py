@@ -17,6 +17,7 @@ TITLES = {
     "qlora-int4": "QLoRA on a base in 4-bit integers",
 }
 WANTED_QUALITY = {"lora": 0.97, "full": 0.97, "qlora": 0.90, "qlora-calibrated": 0.90, "qlora-int4": 0.90}
+OURS = {name for name, contender in CONTENDERS.items() if contender.tool in ("tutelage", "limit")}
 TOOL_NAMES = {"tutelage": "tutelage", "trl": "TRL", "litgpt": "LitGPT", "llamafactory": "LLaMA-Factory"}
 CHECK_NAMES = {
     "accumulation": "8 rows at once = 8 accumulated (gradient)", "packing": "packed = apart (gradient)",
@@ -82,7 +83,7 @@ def speed_row(name: str, runs: list[Result], named: dict[str, list[Result]]) -> 
         return f"| {name} | {what} | {len(runs)} | {runs[-1]['failed'][:120]} | | | | | |"
     ours, limit = summary(named.get("tutelage", [])), summary(named.get("limit", []))
     rate, peak = figures["tokens_per_second"]["median"], figures["peak_mib"]["median"]
-    faster = f"{ours['tokens_per_second']['median'] / rate:.2f} x" if ours and name not in ("tutelage", "limit") else ""
+    faster = f"{ours['tokens_per_second']['median'] / rate:.2f} x" if ours and name not in OURS else ""
     needs = f"{ours['peak_mib']['median'] / peak:.0%}" if faster else ""
     share = f"{rate / limit['tokens_per_second']['median']:.0%}" if limit and name != "limit" else ""
     memory = shown(figures["peak_mib"]) if name != "limit" else ""
@@ -94,7 +95,7 @@ def speed_row(name: str, runs: list[Result], named: dict[str, list[Result]]) -> 
 def verdicts(method: str, figures: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
     """What was wanted, and whether it was reached."""
     ours, limit = figures.get("tutelage"), figures.get("limit")
-    peers = {n: f for n, f in figures.items() if f and n not in ("tutelage", "limit")}
+    peers = {n: f for n, f in figures.items() if f and n not in OURS}
     if not ours or not peers:
         return
     times_trl, times_best, share, memory = WANTED[method]

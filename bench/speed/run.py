@@ -32,7 +32,7 @@ MAIN = {
     ],
     "full": ["tutelage", "limit", "trl-autocast", "trl-bf16", "trl-autocast-8x1", "trl-bf16-8x1", "trl-padding-free",
         "litgpt", "litgpt-8x1", "llamafactory", "llamafactory-8x1"],
-    "qlora": ["tutelage", "trl-autocast", "trl-bf16", "trl-autocast-8x1", "trl-bf16-8x1", "trl-padding-free"],
+    "qlora": ["tutelage", "tutelage-int4", "trl-autocast", "trl-bf16", "trl-autocast-8x1", "trl-bf16-8x1", "trl-padding-free"],
     "first": ["tutelage", "trl-autocast", "litgpt", "llamafactory"],
 }  # fmt: skip
 
