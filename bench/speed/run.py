@@ -87,7 +87,7 @@ def figures(name: str, out: Path, started: float) -> dict[str, Any]:
     """Useful tokens per second between the ends of the second and the last step, and the time to the first one's end."""
     if name == "limit":
         return dict(json.loads((out / "figures.json").read_text(encoding="utf-8")))
-    if name == "tutelage":
+    if CONTENDERS[name].tool == "tutelage":
         events = [json.loads(line) for line in (out / "events.jsonl").read_text(encoding="utf-8").splitlines()]
         steps = [event for event in events if event["event"] == "step"]
         ends, tokens = [step["time"] for step in steps], [step["tokens"] for step in steps]
@@ -115,7 +115,7 @@ def keep(options: argparse.Namespace, entry: dict[str, Any], forget: bool) -> No
     stale = [
         run for run in same
         if forget or run["threads"] != entry["threads"] or run.get("steps") not in (None, entry.get("steps"))
-        or (entry["name"] == "tutelage" and run["commit"] != entry["commit"]) or "failed" in run
+        or (CONTENDERS[entry["name"]].tool == "tutelage" and run["commit"] != entry["commit"]) or "failed" in run
     ]  # fmt: skip
     known["runs"] = [run for run in known["runs"] if run not in stale] + [entry]
     known["warm_up_steps"] = WARM_UP_STEPS
