@@ -16,7 +16,15 @@ from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.nf4 import Nf4Linear, _bounds, coded_blocks, functional
 from tutelage.engine.tally import Tally
 
-SHAPES = [(48, 128), (48, 100), (64, 96), (7, 33), (1, 64), (1200, 1024)]  # rows of whole blocks, of parts; odd; large
+SHAPES = [
+    (48, 128),
+    (48, 100),
+    (64, 96),
+    (7, 33),
+    (1, 64),
+    (4, 25),
+    (1200, 1024),
+]  # rows of whole blocks, of parts; odd; large
 HOW = [Quantisation(), Quantisation(double=False), Quantisation(block_size=256), Quantisation(32), Quantisation(16),
        Quantisation(32, kind="int4"), Quantisation(32, double=False, kind="int4"), Quantisation(128, kind="int4")]  # fmt: skip
 
@@ -140,6 +148,8 @@ def reference(ours: LoraLinear, x: Tensor, g: Tensor, dtype: torch.dtype) -> tup
 @pytest.mark.parametrize("how", [HOW[0], HOW[5]], ids=["nf4", "int4"])
 def test_it_trains_after_an_evaluation_in_inference_mode(how: Quantisation) -> None:
     ours = LoraLinear(layer(SHAPES[-1], how), rank=4, scale=2.0)
+    ours.a.data.normal_()
+    ours.b.data.normal_()
     with torch.inference_mode():
         ours(torch.randn(3, 1024))
     x = torch.randn(3, 1024, requires_grad=True)

@@ -64,7 +64,7 @@ class FourBitLinear(BaseLinear):
     """
 
     standalone = True
-    codes: Tensor  # [values / 2], two in a byte, the first one in its upper half
+    codes: Tensor  # [values / 2], two in a byte
     compute: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor | None, how: Quantisation, scratch: Scratch) -> None:
