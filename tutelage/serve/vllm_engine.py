@@ -28,6 +28,7 @@ class VllmEngine(Streams):
         self._tasks: dict[Job, asyncio.Task[None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Any = None
+        self._closing: asyncio.Task[None] | None = None  # held, or it might be collected before it ran
 
     @property
     def context(self) -> int | None:
@@ -43,6 +44,8 @@ class VllmEngine(Streams):
     def stop(self) -> None:
         for task in self._tasks.values():
             task.cancel()
+        if self._loop is not None:
+            self._closing = self._loop.create_task(self._client.aclose())
 
     def _begin(self, job: Job) -> None:
         assert self._loop is not None
