@@ -16,15 +16,8 @@ from tutelage.engine.lora_linear import LoraLinear
 from tutelage.engine.nf4 import Nf4Linear, _bounds, coded_blocks, functional
 from tutelage.engine.tally import Tally
 
-SHAPES = [
-    (48, 128),
-    (48, 100),
-    (64, 96),
-    (7, 33),
-    (1, 64),
-    (4, 25),
-    (1200, 1024),
-]  # rows of whole blocks, of parts; odd; large
+# Rows of whole blocks, of parts; odd; large
+SHAPES = [(48, 128), (48, 100), (64, 96), (7, 33), (1, 64), (4, 25), (1200, 1024)]
 HOW = [Quantisation(), Quantisation(double=False), Quantisation(block_size=256), Quantisation(32), Quantisation(16),
        Quantisation(32, kind="int4"), Quantisation(32, double=False, kind="int4"), Quantisation(128, kind="int4")]  # fmt: skip
 
@@ -52,7 +45,8 @@ def test_dequantised_is_what_the_format_says(shape: tuple[int, int], how: Quanti
     assert torch.equal(made.dense(), expected)
     torch.manual_seed(0)
     error = (expected - torch.randn(shape) * 0.02).norm() / (torch.randn(shape) * 0.02).norm()
-    assert error < 0.14, "four bits lose about a tenth of a normal weight"
+    most = 0.14 if how.kind == "int4" else 0.13
+    assert error < most, "four bits lose about a tenth of a normal weight"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

@@ -37,9 +37,7 @@ class Int4Linear(FourBitLinear):
         for part in torch.split(flat, size):
             blocks = _blocks(part, how.block_size)
             span = slice(at, at := at + len(blocks))
-            known = scales[span, None].clamp_min(torch.finfo(torch.float32).tiny)
-            coded = blocks.sub(lows[span, None]).div_(known).round_().clamp_(0, STEPS).to(torch.uint8)
-            codes.append(coded.view(-1)[: part.numel()])
+            codes.append(_codes(blocks, scales[span, None], lows[span, None], STEPS)[: part.numel()])
         whole = torch.cat(codes)
         upper, lower = whole[: self._half].bitwise_left_shift(4), whole[self._half :]
         upper[: len(lower)] |= lower
@@ -58,9 +56,7 @@ class Int4Linear(FourBitLinear):
             return
         groups = _blocks(values, SCALES_PER_OUTER)
         step, lowest = (each[:, None] for each in _ranges(groups, LEVELS))
-        known = step.clamp_min(torch.finfo(torch.float32).tiny)
-        coded = groups.sub(lowest).div_(known).round_().clamp_(0, LEVELS).to(torch.uint8)
-        self.register_buffer(f"{name}s", coded.view(-1)[: values.numel()])
+        self.register_buffer(f"{name}s", _codes(groups, step, lowest, LEVELS)[: values.numel()])
         self.register_buffer(f"{name}_steps", torch.cat((lowest, step), 1).view(torch.uint8))
 
     def _each(self, name: str) -> Tensor:
@@ -99,6 +95,12 @@ def _ranges(blocks: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Of each, the size of so many equal steps from its smallest value to its largest, and the smallest value."""
     low = blocks.amin(1)
     return (blocks.amax(1) - low) / steps, low
+
+
+def _codes(blocks: Tensor, step: Tensor, low: Tensor, most: int) -> Tensor:
+    """uint8, in one row: how many steps above the lowest each value is, to the nearest; at most so many."""
+    known = step.clamp_min(torch.finfo(torch.float32).tiny)
+    return blocks.sub(low).div_(known).round_().clamp_(0, most).to(torch.uint8).view(-1)
 
 
 def plain_values(layer: Int4Linear) -> Tensor:

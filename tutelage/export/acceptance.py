@@ -1,7 +1,8 @@
 """What vLLM and Ollama accept, as of the versions named, and the commands that run an artefact there.
 
-A list of rules, each with the file and line of their source that it was read in; an artefact that breaks one is told of before
-somebody waits for a cluster. vLLM 0.32.0 also runs what they let through (tests/serve/test_vllm_itself.py); Ollama was not run.
+A list of rules, each with the file and line that it was read in, of vLLM 0.32.0 and of Ollama's commit fb307609; an artefact that
+breaks one is told of before somebody waits for a cluster. That vLLM also runs what they let through
+(tests/serve/test_vllm_itself.py); Ollama was not run.
 """
 
 import shlex
@@ -15,7 +16,6 @@ from tutelage.methods.adapter_file import CONFIG, WEIGHTS
 from tutelage.models.safetensors_file import read_header, shards
 from tutelage.models.safety import read_object
 
-VERSIONS = {"vllm": "0.32.0", "ollama": "fb307609"}  # of the sources that the rules name
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 VLLM_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")  # those that change no base weight
 VLLM_MODELS = {  # of its own or, for SmolLM3 and Olmo2, through transformers
@@ -107,8 +107,7 @@ def vllm_words(base: Path | str, name: str, adapters: Mapping[str, Path]) -> lis
     most = max(_most_rank(folder) for folder in adapters.values())
     rank = next((rank for rank in VLLM_RANKS if rank >= most), VLLM_RANKS[-1])
     modules = [f"{adapter}={folder}" for adapter, folder in adapters.items()]
-    return [
-        *words,
+    lora = [
         "--enable-lora",
         "--max-lora-rank",
         str(rank),
@@ -117,6 +116,7 @@ def vllm_words(base: Path | str, name: str, adapters: Mapping[str, Path]) -> lis
         "--lora-modules",
         *modules,
     ]
+    return [*words, *lora]
 
 
 def _vllm_merged(folder: Path, name: str) -> list[str]:

@@ -120,6 +120,12 @@ def read_quantisation(folder: Path) -> Quantisation | None:
         raise ModelError("this does not say how the base is quantised", where=str(path), why=str(error)) from error
 
 
+def check_package(how: Quantisation) -> None:
+    """Say what to install where it is missing, before anything is loaded."""
+    if how.kind == "nf4":
+        functional()
+
+
 def load_base(load: Callable[[torch.dtype], Any], path: Path, dtype: torch.dtype, how: Quantisation | None) -> Any:
     """What `load` makes of the model folder `path` in `dtype`; with `how`, quantised on the way.
 
@@ -128,8 +134,7 @@ def load_base(load: Callable[[torch.dtype], Any], path: Path, dtype: torch.dtype
     """
     if how is None:
         return load(dtype)
-    if how.kind == "nf4":
-        functional()  # before anything is loaded, it says what to install
+    check_package(how)
     model = load(stored_dtype(path))
     quantise(model, how)
     return model.to(dtype)

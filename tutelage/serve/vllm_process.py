@@ -25,8 +25,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 def program() -> str:
     """Where `vllm` is: on PATH, or beside this Python."""
-    beside = shutil.which("vllm", path=str(Path(sys.executable).parent))
-    found = shutil.which("vllm") or beside
+    found = shutil.which("vllm") or shutil.which("vllm", path=str(Path(sys.executable).parent))
     if found is None:
         raise MissingInputError(
             "vLLM is not installed here", where="engine", why="there is no program `vllm` on PATH",

@@ -16,13 +16,12 @@ from tutelage.encode.types import Encoded
 from tutelage.engine.backbone import Backbone
 from tutelage.engine.encoder import EncoderStack
 from tutelage.engine.lora_linear import LoraLinear
-from tutelage.engine.nf4 import functional
 from tutelage.engine.precision import ExecutionPlan, choose_precision, device_name
 from tutelage.errors import RecipeError
 from tutelage.methods import METHODS, Trainable
 from tutelage.methods.adapter_file import WEIGHTS, read_adapter
 from tutelage.methods.calibrate import made_for
-from tutelage.methods.qlora import BLOCKS, calibrate_base, load_base, quantisation_of, read_quantisation
+from tutelage.methods.qlora import BLOCKS, calibrate_base, check_package, load_base, quantisation_of, read_quantisation
 from tutelage.models.load import load_with_head
 from tutelage.recipe import QloraSpec, Recipe
 from tutelage.tasks.anchored import Anchored, anchored
@@ -54,8 +53,8 @@ def choose_plan(recipe: Recipe) -> ExecutionPlan:
             "fp16 is not available yet", where="precision", why="it needs loss scaling, which is not built",
             fix="precision: bf16, or fp32",
         )  # fmt: skip
-    if (how := quantisation_of(recipe.method)) is not None and how.kind == "nf4":
-        functional()  # refuses before anything is loaded
+    if how := quantisation_of(recipe.method):
+        check_package(how)
     threads = recipe.threads or available_cores()
     torch.set_num_threads(threads)
     precision, rates = choose_precision(recipe.precision, device)
