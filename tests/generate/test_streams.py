@@ -219,14 +219,15 @@ def test_after_a_failure_nothing_is_held(model_folder: Folders, monkeypatch: pyt
     assert again.answer == alone(model_of(model_folder("llama")), [5, 9, 33], 6)
 
 
-@pytest.fixture
-def adapted(model_folder: Folders) -> tuple[LlamaRunner, dict[str | None, Any]]:
-    """A runner with two adapters, and merged models by the adapter's name."""
-    folder = model_folder("llama")
+LAYERS = {"a": ["q_proj", "down_proj"], "b": ["v_proj", "up_proj", "o_proj", "gate_proj", "k_proj"]}
+
+
+def adapted(folder: Path, *names: str) -> tuple[LlamaRunner, dict[str | None, Any]]:
+    """A runner with these adapters, and merged models by the adapter's name."""
     models: dict[str | None, Any] = {None: model_of(folder)}
     adapters = {}
-    layers = {"a": ["q_proj", "down_proj"], "b": ["v_proj", "up_proj", "o_proj", "gate_proj", "k_proj"]}
-    for seed, (name, targets) in enumerate(layers.items()):
+    for seed, name in enumerate(names):
+        targets = LAYERS[name]
         model = model_of(folder)
         torch.manual_seed(seed)
         for target in target_names(model, targets):
@@ -244,18 +245,19 @@ def adapted(model_folder: Folders) -> tuple[LlamaRunner, dict[str | None, Any]]:
     return runner, models
 
 
-def test_adapters_and_their_base_run_side_by_side(adapted: tuple[LlamaRunner, dict[str | None, Any]]) -> None:
-    runner, models = adapted
+@pytest.mark.parametrize("adapters", ["a", "b", "ab"])
+def test_adapters_and_their_base_run_side_by_side(model_folder: Folders, adapters: str) -> None:
+    runner, models = adapted(model_folder("llama"), *adapters)
     asked = prompts(12)
-    names = [("a", "b", None)[i % 3] for i in range(12)]
+    names = [(*adapters, None)[i % (len(adapters) + 1)] for i in range(12)]
     jobs = [job(ids, adapter=name) for ids, name in zip(asked, names)]
     run(Batch(runner, slots=7, prefill=50), jobs)
     for each, ids, name in zip(jobs, asked, names):
         assert_same(models[name], ids, each.answer, alone(models[name], ids))
 
 
-def test_adapters_do_not_share_beginnings(adapted: tuple[LlamaRunner, dict[str | None, Any]]) -> None:
-    runner, models = adapted
+def test_adapters_do_not_share_beginnings(model_folder: Folders) -> None:
+    runner, models = adapted(model_folder("llama"), "a", "b")
     batch = Batch(runner)
     ids = list(range(30, 90))
     jobs = [job(ids, adapter=name) for name in (None, "a", "b", "a")]
