@@ -99,6 +99,7 @@ class Compare:
     max_tokens: Annotated[int, "the longest answer in tokens"] = 256
     skip_forgetting: Annotated[bool, "do not probe general text, knowledge, common sense and instructions"] = False
     probes: Annotated[str | None, "a folder with further probes (docs/evaluation.md)"] = None
+    slice: Annotated[str | None, "compare them on parts of the rows too: `length`, or any column"] = None
     judge: Annotated[str | None, "the address of an OpenAI-compatible API: a model there compares the answers too"] = (
         None
     )

@@ -13,14 +13,14 @@ def interval(score: Mapping[str, Any]) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def verdicts(differences: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """One line a metric: first, second, their difference with its interval, and what it allows to say."""
+def verdicts(differences: Mapping[str, Mapping[str, Any]], of: str = "metric") -> Iterator[str]:
+    """One line for each of what they are `of`: first, second, difference with its interval, and what it allows to say."""
     rows = []
     for name, one in differences.items():
         said = one["verdict"] if one["verdict"] != "cannot tell" else f"cannot tell with n = {one['n']}"
         first, second = (f"{one[key]:.4g}" if one[key] is not None else "-" for key in ("first", "second"))
         rows.append([name, first, second, interval(one), said])
-    yield from table(rows, ["metric", "first", "second", "difference [95 %]", "the second is"])
+    yield from table(rows, [of, "first", "second", "difference [95 %]", "the second is"])
 
 
 def show_forgetting(found: Mapping[str, Any] | None) -> Iterator[str]:
@@ -90,6 +90,10 @@ def show_compare(result: dict[str, Any]) -> Iterator[str]:
     yield f"second  {result['second']}"
     yield f"{result['n']:,} rows of {result['data']}, task {result['task']}"
     yield from verdicts(result["differences"])
+    if result["slices"]:
+        yield ""
+        yield f"{result['main_metric']} by {result['slices'][0]['by']}"
+        yield from verdicts({one["value"]: one["difference"] for one in result["slices"]}, "rows")
     yield from show_judge(result["judge"])
     yield from show_forgetting(result["forgetting"])
     for row in result["changed"][:5]:

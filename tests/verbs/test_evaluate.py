@@ -78,10 +78,11 @@ def test_a_run_is_scored_beside_its_untouched_model_and_baselines(run: Path, cap
     assert all(one.at.source.endswith("rows.jsonl") for one in predictions)
     assert read_json(run / "evaluation" / "held-out" / "evaluation.json")["metrics"] == after
     assert "evaluat" in (run / "report.html").read_text().lower()
-    # For a reader, and again: the same to the last digit.
-    assert main(["evaluate", str(run), "--max-tokens", "8", "--slice", "length", "--probes", probes]) == 0
+    # For a reader, and again: the same to the last digit. The held-out rows have the columns of their file.
+    assert main(["evaluate", str(run), "--max-tokens", "8", "--slice", "kind", "--probes", probes]) == 0
     shown = capsys.readouterr().out
     assert "exact_match" in shown
+    assert "kind = odd: " in shown
     assert read_json(run / "evaluation" / "held-out" / "evaluation.json")["metrics"] == after
 
 
@@ -118,8 +119,13 @@ def test_two_models_are_compared_row_by_row(run: Path, model_folder: Folders, tm
     result = json.loads(capsys.readouterr().out)
     assert result["differences"]["loss"]["verdict"] == "better"
     assert result["n"] == 12
-    assert main([*words, "--rows", "12", "--out", str(tmp_path)]) == 0
-    assert "loss" in capsys.readouterr().out
+    assert result["slices"] == []
+    assert main([*words, "--rows", "12", "--slice", "kind", "--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "loss" in shown
+    assert "token_f1 by kind" in shown
+    parts = read_json(tmp_path / "evaluation.json")["slices"]
+    assert [(one["value"], one["difference"]["n"]) for one in parts] == [("even", 4), ("odd", 8)]  # 12 of 40, evenly spread
 
 
 @pytest.mark.parametrize(

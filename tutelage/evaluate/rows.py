@@ -1,6 +1,6 @@
 """The rows that are scored: those of a file, or a run's held-out ones, with their further columns for slices and documents."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tutelage.tasks.opening import read_task
 from tutelage.taskspec import TASKS as SPECS
 from tutelage.taskspec import ChatSpec, ClassifySpec, TaskSpec
 
+LENGTH = "length"  # of the input: rows can be sliced by it without a column
 MOST_CHARACTERS = 100  # of a column's value: longer ones are texts, not classes
 
 
@@ -85,7 +86,8 @@ def read_rows(data: str | None, recipe: Recipe | None, spec: TaskSpec, *, most: 
                     where="data.validation",
                     fix="evaluate with --data FILE",
                 )
-            return Rows("held-out rows", _spread(held_out, most), (), None, training)
+            rows = _spread(held_out, most)
+            return Rows("held-out rows", rows, (), _columns_of_rows(rows, prepared.sources), training)
     if data is None:
         raise UsageError("there is nothing to score", where="data", fix="--data FILE")
     found = prepare(
@@ -96,27 +98,52 @@ def read_rows(data: str | None, recipe: Recipe | None, spec: TaskSpec, *, most: 
 
 def columns_of(data: str) -> dict[At, dict[str, str]]:
     """The short values of every row of the files at `data`: what rows can be sliced and grouped by."""
-    found: dict[At, dict[str, str]] = {}
-    for file in files(data):
-        for item in read(file):
-            if isinstance(item, Problem):
-                continue  # has been raised when the rows were read
-            at, row = item
-            found[at] = {
+    return {at: values for file in files(data) for at, values in _columns(read(file))}
+
+
+def _columns_of_rows(rows: Sequence[Row], sources: Mapping[str, SourceSpec]) -> dict[At, dict[str, str]]:
+    """The same of these rows alone, from their sources; rows that a recipe holds itself have none."""
+    wanted = {row.at for row in rows}
+    return {
+        at: values
+        for file, source in sources.items()
+        if any(place.source == file for place in wanted)
+        for at, values in _columns(read(file, source.format, source.target))
+        if at in wanted
+    }
+
+
+def _columns(items: Iterable[tuple[At, Mapping[str, Any]] | Problem]) -> Iterator[tuple[At, dict[str, str]]]:
+    for item in items:
+        if isinstance(item, Problem):
+            continue  # has been raised when the rows were read
+        at, row = item
+        yield (
+            at,
+            {
                 key: str(value)
                 for key, value in row.items()
                 if isinstance(value, str | int | float) and len(str(value)) <= MOST_CHARACTERS
-            }
-    return found
+            },
+        )
+
+
+def require_columns(rows: Rows, *, slice: str | None, group: str | None) -> None:
+    """A DataError where the rows lack a column that is asked for; before anything is computed."""
+    known = sorted({name for values in (rows.columns or {}).values() for name in values})
+    why = f"the rows have {', '.join(known[:20])}" if known else "the rows have no further columns"
+    problems = [
+        Problem(f"no row has a column `{name}`", where, why, suggestion(name, choices))
+        for where, name, choices in (("slice", slice, [LENGTH, *known]), ("group", group, known))
+        if name is not None and name not in choices
+    ]
+    if problems:
+        raise DataError(problems)
 
 
 def with_columns(predictions: Sequence[Prediction], rows: Rows, group: str | None) -> list[Prediction]:
     """The predictions with their row's columns, and with the value of the column `group` as their document."""
     columns = rows.columns or {}
-    known = sorted({name for values in columns.values() for name in values})
-    if group is not None and group not in known:
-        why = f"the rows have {', '.join(known[:20])}" if known else "the rows have no further columns"
-        raise DataError(f"no row has a column `{group}`", where="group", why=why, fix=suggestion(group, known))
     found = []
     for one in predictions:
         values = columns.get(one.at, {})

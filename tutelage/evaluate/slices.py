@@ -1,17 +1,15 @@
 """Scores of parts of the rows: by the length of the input, or by any column."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tutelage.errors import DataError
+from tutelage.evaluate.rows import LENGTH
 from tutelage.evaluate.scoring import groups_of, statistics_of
-from tutelage.metrics import Estimate, Prediction, estimate
-from tutelage.registry import suggestion
+from tutelage.metrics import Difference, Estimate, Prediction, difference, estimate
 
-LENGTH = "length"
 PARTS, MOST_VALUES = 4, 10
 OTHER = "(other values)"
 
@@ -25,16 +23,45 @@ class Slice:
     score: Estimate
 
 
+@dataclass(frozen=True)
+class SliceDifference:
+    """The rows with one value of `by`, and how much better the second of two systems does on them."""
+
+    by: str
+    value: str
+    difference: Difference
+
+
 def slices(predictions: Sequence[Prediction], by: str, metric: str, *, seed: int = 0) -> list[Slice]:
     """The metric on each part: quarters by words of the input, or the ten most frequent values of a column and the rest."""
-    names = _by_length(predictions) if by == LENGTH else _by_column(predictions, by)
     found = []
-    for value in dict.fromkeys(sorted(names, key=_natural)):
-        rows = [one for one, name in zip(predictions, names) if name == value]
+    for value, places in _parts(predictions, by):
+        rows = [predictions[i] for i in places]
         statistics, _ = statistics_of(rows, [metric])
         if metric in statistics:
             found.append(Slice(by, value, estimate(statistics[metric], groups_of(rows), seed=seed)))
     return found
+
+
+def slice_differences(
+    first: Sequence[Prediction], second: Sequence[Prediction], by: str, metric: str
+) -> list[SliceDifference]:
+    """`second` against `first`, predictions of the same rows in the same order, on each part."""
+    found = []
+    for value, places in _parts(second, by):
+        before, after = ([side[i] for i in places] for side in (first, second))
+        (one, _), (two, _) = statistics_of(before, [metric]), statistics_of(after, [metric])
+        if metric in one and metric in two:
+            gain = difference(one[metric], two[metric], groups_of(after))
+            found.append(SliceDifference(by, value, gain))
+    return found
+
+
+def _parts(predictions: Sequence[Prediction], by: str) -> Iterator[tuple[str, list[int]]]:
+    """Each value of `by` and the places of its rows."""
+    names = _by_length(predictions) if by == LENGTH else _by_column(predictions, by)
+    for value in dict.fromkeys(sorted(names, key=_natural)):
+        yield value, [i for i, name in enumerate(names) if name == value]
 
 
 def _by_length(predictions: Sequence[Prediction]) -> list[str]:
@@ -48,10 +75,6 @@ def _by_length(predictions: Sequence[Prediction]) -> list[str]:
 
 
 def _by_column(predictions: Sequence[Prediction], by: str) -> list[str]:
-    known = sorted({name for one in predictions for name in one.columns})
-    if by not in known:
-        why = f"the rows have {', '.join(known[:20])}" if known else "the rows have no further columns"
-        raise DataError(f"no row has a column `{by}`", where="slice", why=why, fix=suggestion(by, [LENGTH, *known]))
     values = [one.columns.get(by, "") for one in predictions]
     kept = {value for value, _ in Counter(values).most_common(MOST_VALUES)}
     return [value if value in kept else OTHER for value in values]

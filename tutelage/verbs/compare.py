@@ -9,8 +9,9 @@ from tutelage.evaluate.comparing import compare_predictions
 from tutelage.evaluate.files import write_lines
 from tutelage.evaluate.forgetting import forgetting
 from tutelage.evaluate.judge import judge as judge_pairs
-from tutelage.evaluate.rows import read_rows, recipe_of, spec_of
+from tutelage.evaluate.rows import read_rows, recipe_of, require_columns, spec_of
 from tutelage.evaluate.scoring import main_metric, metrics_for
+from tutelage.evaluate.slices import slice_differences
 from tutelage.evaluate.subject import Asked, score_model
 from tutelage.evaluate.summary import EVALUATION, folder_for, split_names
 from tutelage.metrics import Prediction
@@ -34,19 +35,21 @@ def compare(
     max_tokens: int = 256,
     skip_forgetting: bool = False,
     probes: str | None = None,
+    slice: str | None = None,
     judge: str | None = None,
     judge_model: str | None = None,
     seed: int = 0,
     out: str | None = None,
     say: Say = silent,
 ) -> dict[str, Any]:
-    """`scores` of both, `differences` of the second from the first with verdicts, `changed` rows, `forgetting`, `judge`."""
+    """`scores` of both, `differences` of the second from the first with verdicts (also by `slices`), `changed` rows, and more."""
     recipe = recipe_of(second) or recipe_of(first)
     spec = spec_of(task, recipe, second)
     metrics_for(spec.kind, (), split_names(metrics))
     check_judge(spec.kind, judge, judge_model)
     known = choose_probes(probes, skip=skip_forgetting)
     scored = read_rows(data, recipe, spec, most=rows)
+    require_columns(scored, slice=slice, group=group)
     folder = create(folder_for(f"{first}-{second}", data, out, None))
     asked = Asked(spec, folder, "fp32", max_tokens, seed, split_names(metrics), group, known)
     one = score_model(first, False, "first", scored, asked, None, say)
@@ -63,6 +66,7 @@ def compare(
             "task": spec.kind, "data": scored.name, "main_metric": main, "too_long": sorted({*one.too_long, *two.too_long}),
             **{name: getattr(found, name) for name in ("first", "second", "n", "differences", "changed")},
             "scores": [asdict(one.scores), asdict(two.scores)], "forgetting": lost, "judge": None,
+            "slices": slice_differences(before, after, slice, main) if slice else [],
         }
     )  # fmt: skip
     if judge and judge_model:

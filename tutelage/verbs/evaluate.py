@@ -10,7 +10,7 @@ from tutelage.evaluate.forgetting import Probed
 from tutelage.evaluate.label_next import LABEL_NEXT
 from tutelage.evaluate.learning_curve import SHARES, LearningCurve, curve, smaller
 from tutelage.evaluate.probing import Probe, local, shipped
-from tutelage.evaluate.rows import Rows, precision_of, read_rows, recipe_of, spec_of
+from tutelage.evaluate.rows import Rows, precision_of, read_rows, recipe_of, require_columns, spec_of
 from tutelage.evaluate.scoring import main_metric, metrics_for
 from tutelage.evaluate.subject import Asked, Scored, least_sure, score_model
 from tutelage.evaluate.summary import EVALUATION, folder_for, split_names, summary
@@ -52,6 +52,7 @@ def evaluate(
     run = find_run(model) if recipe else None
     known = choose_probes(probes, skip=skip_forgetting or recipe is None)
     scored = read_rows(data, recipe, spec, most=rows)
+    require_columns(scored, slice=slice, group=group)
     folder = create(folder_for(model, data, out, run))
     precision = precision_of(model) if recipe else "fp32"
     asked = Asked(spec, folder, precision, max_tokens, seed, split_names(metrics), group, known)
