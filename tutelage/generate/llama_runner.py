@@ -247,7 +247,8 @@ def _block(layer: Any, rotates: bool, added: Mapping[str, Mapping[str, LowRank]]
             bias = torch.cat([zero if m.bias is None else m.bias.detach() for m, zero in zip(modules, zeros)])
         here = {adapter: parts[name] for adapter, parts in added.items() if name in parts}
         if len(added) == 1 and here:
-            linear[name] = Widened(weight, bias, *here.values(), fast)
+            (only,) = here.values()
+            linear[name] = Widened(weight, bias, only, fast)
         else:
             linear[name] = Product(weight, bias, here, fast)
     attention = layer.self_attn
