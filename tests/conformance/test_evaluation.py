@@ -90,6 +90,30 @@ def short_run(model: Path, out: Path, task: Any, train: list[Any], **more: Any) 
     return str(out)
 
 
+def test_words_to_tag_next_are_those_it_is_least_sure_of(made: Made, rows_file: Made, tmp_path: Path) -> None:
+    kind, task = CASES["tag"]
+    data = str(rows_file("tag"))
+    run = short_run(made(kind), tmp_path / "run", task, [data])
+    unlabelled = tmp_path / "unlabelled.jsonl"
+    rows = [
+        {"text": "Ada lives, in London.", "id": 1},
+        {"tokens": ["a", "good", "night"]},
+        {"text": "ada lives , in london ."},
+    ]
+    unlabelled.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = tutelage.evaluate(run, data=data, label_next=str(unlabelled), skip_forgetting=True)
+    lines = [json.loads(line) for line in Path(found["label_next"]).read_text().splitlines()]
+    assert {line["row"] for line in lines} == {1, 2}  # the third is the first again
+    assert [line["uncertainty"] for line in lines] == sorted((line["uncertainty"] for line in lines), reverse=True)
+    text = next(line for line in lines if line["row"] == 1)
+    assert (text["id"], text["tokens"]) == (1, ["Ada", "lives", ",", "in", "London", "."])
+    assert all(len(line["guess"]) == len(line["tokens"]) for line in lines)
+    unlabelled.write_text('{"text": "  "}\n{"tokens": ["a", 3]}\n')
+    with pytest.raises(DataError, match="no words") as caught:
+        tutelage.evaluate(run, data=data, label_next=str(unlabelled), skip_forgetting=True)
+    assert len(caught.value.problems) == 2
+
+
 @pytest.mark.parametrize("case", ["classify", "several", "verbalised", "tag"])
 def test_rows_that_count_one_each_keep_the_labels_of_the_task(
     case: str, made: Made, rows_file: Made, tmp_path: Path

@@ -125,7 +125,10 @@ def test_two_models_are_compared_row_by_row(run: Path, model_folder: Folders, tm
     assert "loss" in shown
     assert "token_f1 by kind" in shown
     parts = read_json(tmp_path / "evaluation.json")["slices"]
-    assert [(one["value"], one["difference"]["n"]) for one in parts] == [("even", 4), ("odd", 8)]  # 12 of 40, evenly spread
+    assert [(one["value"], one["difference"]["n"]) for one in parts] == [
+        ("even", 4),
+        ("odd", 8),
+    ]  # 12 of 40, evenly spread
 
 
 @pytest.mark.parametrize(

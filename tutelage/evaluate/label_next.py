@@ -1,11 +1,12 @@
 """Which unlabelled rows to label next: those of which the model is least sure, without taking the same text twice."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.data.rows import Labelled
+from tutelage.data.formats.entities import WORD
+from tutelage.data.rows import Labelled, Tagged
 from tutelage.data.sources import files, read
 from tutelage.data.types import At
 from tutelage.errors import DataError, Problem
@@ -16,31 +17,42 @@ LABEL_NEXT = "label-next.jsonl"
 
 @dataclass(frozen=True)
 class Uncertain:
-    """One row, with how unsure the model is of it: 0 is certain, 1 as unsure as can be (of a text: nats per token)."""
+    """One row, with how unsure the model is of it: 0 is certain, 1 as unsure as can be (of words or a text: nats for each)."""
 
     prediction: Prediction
     uncertainty: float
 
 
-def label_next(predictions: Sequence[Prediction]) -> list[Uncertain]:
+def label_next(rows: Iterable[Uncertain]) -> list[Uncertain]:
     """The rows by falling uncertainty; a text that occurs again keeps its first row only."""
     seen: set[str] = set()
     found = []
-    for one in predictions:
-        key = " ".join(one.input.split()).lower()
+    for one in rows:
+        key = " ".join(one.prediction.input.split()).lower()
         if key not in seen:
             seen.add(key)
-            found.append(Uncertain(one, uncertainty(one)))
+            found.append(one)
     return sorted(found, key=lambda item: (-item.uncertainty, item.prediction.at))
 
 
-def unlabelled(data: str) -> dict[At, dict[str, object]]:
-    """The rows without labels, by their places; each has a `text`, and perhaps a `text_pair`. All problems at once."""
+def unlabelled(data: str, *, words: bool = False) -> dict[At, dict[str, object]]:
+    """The rows without labels, by their places; each has a `text`, and perhaps a `text_pair`. All problems at once.
+
+    With `words` the rows are to be tagged: a list of `tokens` does as well, and a text gets one.
+    """
     found: dict[At, dict[str, object]] = {}
     problems: list[Problem] = []
     for item in (item for file in files(data) for item in read(file)):
         if isinstance(item, Problem):
             problems.append(item)
+        elif words and _are_words(item[1].get("tokens")):
+            found[item[0]] = item[1]
+        elif words and isinstance(text := item[1].get("text"), str) and WORD.search(text):
+            found[item[0]] = {**item[1], "tokens": WORD.findall(text)}
+        elif words:
+            problems.append(
+                Problem("this row has no words", str(item[0]), fix="write them as `text`, or as a list `tokens`")
+            )
         elif isinstance(item[1].get("text"), str) and isinstance(item[1].get("text_pair", ""), str):
             found[item[0]] = item[1]
         else:
@@ -57,6 +69,11 @@ def as_labelled(rows: Mapping[At, Mapping[str, object]], placeholder: tuple[str,
         Labelled(str(row["text"]), at, placeholder, second=str(row["text_pair"]) if "text_pair" in row else None)
         for at, row in rows.items()
     )
+
+
+def as_tagged(rows: Mapping[At, Mapping[str, object]]) -> list[Tagged]:
+    """The rows of `unlabelled` with `words`; every tag is outside, and no probability depends on it."""
+    return [Tagged(words, ("O",) * len(words), at) for at, row in rows.items() if (words := _words(row["tokens"]))]
 
 
 def uncertainty(prediction: Prediction) -> float:
@@ -84,6 +101,19 @@ def as_rows(items: Sequence[Uncertain], rows: Mapping[At, Mapping[str, object]])
          "file": item.prediction.at.source, "row": item.prediction.at.row}
         for item in items
     ]  # fmt: skip
+
+
+def unsure_of_tags(chances: Sequence[float]) -> float:
+    """Nats per word of the likeliest tags: 0 where every word is certain (Shen et al. 2018, arXiv 1707.05928 §4, MNLP)."""
+    return -sum(math.log(max(chance, 1e-12)) for chance in chances) / max(1, len(chances))
+
+
+def _are_words(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(word, str) and word.strip() for word in value)
+
+
+def _words(value: object) -> tuple[str, ...]:
+    return tuple(value) if isinstance(value, list) else ()
 
 
 def _part(p: float) -> float:

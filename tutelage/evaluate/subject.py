@@ -6,13 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage.data.types import Conversation
+from tutelage.data.types import At, Conversation
 from tutelage.encode.template import Template
 from tutelage.errors import UsageError
 from tutelage.evaluate.aftermath import can_be_probed
 from tutelage.evaluate.files import write_predictions
 from tutelage.evaluate.forgetting import Probed, probe
-from tutelage.evaluate.label_next import as_labelled, as_rows, label_next, unlabelled
+from tutelage.evaluate.label_next import (
+    Uncertain,
+    as_labelled,
+    as_rows,
+    as_tagged,
+    label_next,
+    uncertainty,
+    unlabelled,
+    unsure_of_tags,
+)
 from tutelage.evaluate.probing import Probe
 from tutelage.evaluate.rows import Rows, with_columns
 from tutelage.evaluate.scoring import metrics_for, score
@@ -22,8 +31,9 @@ from tutelage.methods.opening import open_model
 from tutelage.metrics import Prediction
 from tutelage.tasks import chat
 from tutelage.tasks.chat_answers import encoded_rows, predict
-from tutelage.tasks.opening import open_for_task
-from tutelage.taskspec import ChatSpec, ClassifySpec, TaskSpec
+from tutelage.tasks.opening import OpenedTask, open_for_task
+from tutelage.tasks.tag import Tagger
+from tutelage.taskspec import ChatSpec, ClassifySpec, TagSpec, TaskSpec
 
 Say = Callable[[str], None]
 
@@ -120,18 +130,29 @@ def score_model(
 
 def least_sure(model: str, data: str, asked: Asked, rows: Rows) -> list[dict[str, Any]]:
     """The unlabelled rows of `data` by how unsure the model is of their labels."""
-    if not isinstance(asked.spec, ClassifySpec) or asked.spec.num_labels:
+    if not isinstance(asked.spec, ClassifySpec | TagSpec) or getattr(asked.spec, "num_labels", None):
         raise UsageError(
             f"rows to label next are not found for the task {asked.task}" + (" with scores" if asked.task == "classify" else ""),
             where="label_next",
-            why="they are ordered by the probabilities of their labels", fix="--task classify",
+            why="they are ordered by the probabilities of their labels", fix="--task classify, or --task tag",
         )  # fmt: skip
     opened = open_for_task(model, task=asked.spec, rows=rows.training_rows, precision=asked.precision)
+    found = unlabelled(data, words=isinstance(opened.task, Tagger))
+    return as_rows(label_next(_uncertain(opened, found)), found)
+
+
+def _uncertain(opened: OpenedTask, rows: Mapping[At, Mapping[str, object]]) -> list[Uncertain]:
+    if isinstance(opened.task, Tagger):
+        tagged = as_tagged(rows)
+        marked = zip(tagged, opened.task.tag(opened.backbone, tagged, opened.plan))
+        return [
+            Uncertain(Prediction(row.at, " ".join(row.words), (), tags.names), unsure_of_tags(tags.chances))
+            for row, tags in marked
+        ]
     known = opened.task.spec
     assert isinstance(known, ClassifySpec)
     placeholder = () if known.multi_label else tuple((known.labels or [])[:1])
-    found = unlabelled(data)
-    return as_rows(label_next(opened.predict(as_labelled(found, placeholder))), found)
+    return [Uncertain(one, uncertainty(one)) for one in opened.predict(as_labelled(rows, placeholder))]
 
 
 def _finished(
