@@ -97,7 +97,9 @@ def test_the_better_system_wins_in_both_orders(server: Server, pairs: Any, monke
     assert {(one["path"], one["model"], one["temperature"]) for one in server.seen} == {
         ("/v1/chat/completions", "judge-1", 0)
     }
-    assert "question 1" in server.seen[0]["messages"][-1]["content"]
+    asked = server.seen[0]["messages"][-1]["content"]
+    assert "[Request]\nquestion 1\n" in asked
+    assert "about, or follows" not in asked
     assert set(server.keys) == {"Bearer a-key"}
     assert found.rows[0]["said"] == ["B", "A"]
     assert judge(*reversed(pairs), url=address(server), model="judge-1").verdict == "worse"
@@ -172,3 +174,10 @@ def test_compare_asks_the_judge(server: Server, model_folder: Any, chat_file: An
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())["judge"]
     assert (found["ties"], found["agreement"]["value"]) == (4, 1.0)
     assert len(Path(found["rows"]).read_text().splitlines()) == 4
+
+
+def test_the_judge_reads_what_the_request_follows(server: Server, row: Callable[..., Prediction]) -> None:
+    one, two = (row(1, "And then?", "right", text, context="user: First?\n\nassistant: This.") for text in ("a", "b"))
+    judge([one], [two], url=address(server), model="m")
+    asked = server.seen[0]["messages"][-1]["content"]
+    assert asked.index("user: First?\n\nassistant: This.") < asked.index("[Request]\nAnd then?")

@@ -15,6 +15,7 @@ from tutelage.encode.template import Template
 from tutelage.engine.backbone import make_backbone
 from tutelage.recipe import ChatSpec
 from tutelage.tasks import chat
+from tutelage.tasks.chat_answers import predict
 from tutelage.train.material import open_template
 
 Folders = Callable[[str], Path]
@@ -71,3 +72,11 @@ def test_a_weight_scales_the_loss_of_its_turn(template: Template, model_folder: 
     assert two > 0
     assert value(None, None) == pytest.approx(one + two, rel=1e-12)
     assert value(0.5, 2.0) == pytest.approx(0.5 * one + 2 * two, rel=1e-12)
+
+
+def test_a_prediction_has_the_turns_before_its_question(template: Template, model_folder: Folders) -> None:
+    model = AutoModelForCausalLM.from_pretrained(model_folder("llama")).eval()
+    rows = [row("Why?", "Light.", "And then?", "Dark."), row("Why?", "Light.")]
+    later, single = predict(model, template, ChatSpec(system="Be short."), rows, max_tokens=2)
+    assert (later.input, later.context) == ("And then?", "system: Be short.\n\nuser: Why?\n\nassistant: Light.")
+    assert (single.input, single.context) == ("Why?", "system: Be short.")

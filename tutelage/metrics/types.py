@@ -39,7 +39,7 @@ class Prediction:
     ended: Ended = ""
     group: str = ""  # rows of one group (a document, a dialogue) are not independent: they are resampled together
     columns: Mapping[str, str] = field(default_factory=dict)  # further columns of the row, for slices
-    context: str = ""  # the text that an answer is a part of
+    context: str = ""  # what else was read: the text that an answer is a part of, or the turns before the question
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ def predict(
     return [
         Prediction(
             at=row.at, input=_question(row, last), reference=row.messages[last].content,
+            context=_turns_before(row, last),
             output=text_of(template, answer), likelihood=likely[row.at], ended=answer.ended,
         )
         for row, last, answer in zip(rows, asked, answers)
@@ -75,3 +76,10 @@ def _last_answer(row: Conversation) -> int:
 
 def _question(row: Conversation, last: int) -> str:
     return next((message.content for message in reversed(row.messages[:last]) if message.role == "user"), "")
+
+
+def _turns_before(row: Conversation, last: int) -> str:
+    """All turns before the question that is answered, and what came between it and the answer; empty where there are none."""
+    asked = max((i for i, message in enumerate(row.messages[:last]) if message.role == "user"), default=-1)
+    others = (message for i, message in enumerate(row.messages[:last]) if i != asked)
+    return "\n\n".join(f"{message.role}: {message.content}" for message in others if message.content)
