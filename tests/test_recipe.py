@@ -9,6 +9,7 @@ from tutelage.errors import MissingInputError, RecipeError
 from tutelage.recipe import as_yaml, make_recipe, read_recipe
 
 SHORT = "model: m\ndata: {train: a.jsonl}\n"
+LABELS = SHORT + "task: {kind: classify, "
 
 
 def recipe(tmp_path: Path, text: str, *overrides: str) -> Any:
@@ -80,6 +81,25 @@ WRONG = [
     ("- a\n- b\n", "a mapping of keys", "model:"),
     ("model: [\n", "not YAML", ""),
     (SHORT + "precision: int8\n", "precision", "int8"),
+    (SHORT + "method: {kind: lora, target_modules: 3}\n", "be 'all-linear', 'attention' or 'mlp' or a valid list, and is 3", ""),
+    (SHORT + "batch: {tokens: x}\n", "`batch.tokens`: Input should be a valid integer or 'auto', and is 'x'", ""),
+    (
+        LABELS + "class_weights: blanced}\n",
+        "`task.class_weights`: Input should be 'balanced' or a valid dictionary",
+        "",
+    ),
+    (
+        LABELS + "class_weights: {a: -1}}\n",
+        "`task.class_weights.a`: Input should be greater than or equal to 0",
+        "is -1",
+    ),
+    (LABELS + "thresholds: {a: 3}}\n", "`task.thresholds.a`: Input should be less than or equal to 1, and is 3", ""),
+    (LABELS + "thresholds: -1}\n", "`task.thresholds`: Input should be greater than or equal to 0", "is -1"),
+    (
+        "model: m\ndata: {train: [{path: a, task: {kind: tag, strid: 2}}]}\n",
+        "unknown key `data.train.0.task.strid`",
+        "`stride`",
+    ),
 ]
 
 

@@ -1,8 +1,11 @@
 """The recipe's `task` part, one class per task: every key, its default and its meaning. Torch-free."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Weight = Annotated[float, Field(ge=0.0)]
 
 
 class Spec(BaseModel):
@@ -29,10 +32,10 @@ class ClassifySpec(Spec):
     num_labels: Literal[1] | None = Field(None, description="1: the labels are numbers, or rows are preferences")
     multi_label: bool = Field(False, description="any number of labels may hold")
     separator: str | None = Field(None, description="what stands between labels in a CSV field, e.g. `|`")
-    class_weights: Literal["balanced"] | dict[str, float] | None = Field(
+    class_weights: Literal["balanced"] | dict[str, Weight] | None = Field(
         None, description="loss weight per label; balanced: inverse to how often it occurs"
     )
-    thresholds: float | dict[str, float] = Field(
+    thresholds: Probability | dict[str, Probability] = Field(
         0.5, description="multi_label: the probability from which a label holds"
     )
     verbalised: bool = Field(False, description="a causal model writes the label's name; no new head")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.data.rows import Labelled, Preference, Question, Tagged
+from tutelage.data.rows import Labelled, Plain, Preference, Question, Tagged
 from tutelage.data.types import At
 from tutelage.encode.layout import make_layout
 from tutelage.engine.precision import ExecutionPlan
@@ -72,6 +72,11 @@ def test_class_weights_and_several_labels(opening: Make) -> None:
     balanced = opened(ClassifySpec(class_weights="balanced"), opening(ROWS))
     assert balanced.spec.class_weights == {"bad": 1.5, "good": 0.75}
     assert balanced.fit(ROWS).rows[1].targets.weights.tolist() == [1.5]
+    given = opened(ClassifySpec(class_weights={"bad": 3.0}), opening(ROWS))
+    assert [row.targets.weights.tolist() for row in given.fit(ROWS).rows] == [[1.0], [3.0], [1.0]]
+    with pytest.raises(RecipeError, match="unknown label `bda`") as caught:
+        opened(ClassifySpec(class_weights={"bda": 3.0}), opening(ROWS))
+    assert "did you mean `bad`?" in caught.value.problems[0].fix
     several = [Labelled("sky", at(2), ("a|b",)), Labelled("blue", at(3), ())]
     task = opened(ClassifySpec(multi_label=True, separator="|"), opening(several))
     assert [row.targets.labels.tolist() for row in task.fit(several).rows] == [[[1.0, 1.0]], [[0.0, 0.0]]]
@@ -221,6 +226,38 @@ def test_an_answers_chance_is_its_share_of_all_spans(opening: Make) -> None:
     assert (none.start, none.stop) == (0, 0)
     (still,) = task.answer(Constant(scores), [row], PLAN, may_be_none=False)
     assert (still.start, still.stop) == (found.start, found.stop)
+
+
+@pytest.mark.parametrize("threshold, answered", [(0.0, False), (0.9, False), (1.1, True)])
+def test_no_answer_wins_by_more_than_its_threshold(threshold: float, answered: bool, opening: Make) -> None:
+    row = Question("the sky is blue", "sky?", at(1), (("sky", 4),))
+    task = opened(ExtractSpec(no_answer_threshold=threshold), opening([row]))
+    (window,) = task.windows_of(row)
+    scores = [[0.0, 0.0] for _ in window.row.ids]
+    scores[window.context + 1], scores[0] = [2.0, 1.0], [2.0, 2.0]  # sky: 3, nothing: 4
+    (found,) = task.answer(Constant(scores), [row], PLAN, may_be_none=True)
+    assert row.context[found.start : found.stop] == ("sky" if answered else "")
+
+
+@pytest.mark.parametrize("most, answer", [(30, "sky is blue"), (3, "sky is blue"), (2, "sky is"), (1, "sky")])
+def test_an_answer_has_at_most_so_many_tokens(most: int, answer: str, opening: Make) -> None:
+    row = Question("the sky is blue", "sky?", at(1), (("sky", 4),))
+    task = opened(ExtractSpec(max_answer_tokens=most), opening([row]))
+    (window,) = task.windows_of(row)
+    scores = [[0.0, 0.0] for _ in window.row.ids]
+    for place, values in enumerate([[9.0, 0.0], [0.0, 1.0], [0.0, 2.0]], window.context + 1):
+        scores[place] = values
+    (found,) = task.answer(Constant(scores), [row], PLAN, may_be_none=False)
+    assert row.context[found.start : found.stop] == answer
+
+
+@pytest.mark.parametrize("share, count", [(0.01, 1), (0.15, 3), (0.5, 10), (0.99, 20)])
+def test_the_share_of_masked_tokens(share: float, count: int, opening: Make) -> None:
+    rows = [Plain("the sky is blue " * 5, at(1))]
+    task = opened(TextSpec(masked_share=share), opening(rows))
+    (row,) = task.fit(rows).rows
+    assert len(row.targets.sources) == count
+    assert task.tokenizer.decode(row.targets.labels[:1]) in ("the", "sky", "is", "blue")
 
 
 def test_each_word_has_its_tags_probability(opening: Make) -> None:
