@@ -81,7 +81,11 @@ WRONG = [
     ("- a\n- b\n", "a mapping of keys", "model:"),
     ("model: [\n", "not YAML", ""),
     (SHORT + "precision: int8\n", "precision", "int8"),
-    (SHORT + "method: {kind: lora, target_modules: 3}\n", "be 'all-linear', 'attention' or 'mlp' or a valid list, and is 3", ""),
+    (
+        SHORT + "method: {kind: lora, target_modules: 3}\n",
+        "be 'all-linear', 'attention' or 'mlp' or a valid list, and is 3",
+        "",
+    ),
     (SHORT + "batch: {tokens: x}\n", "`batch.tokens`: Input should be a valid integer or 'auto', and is 'x'", ""),
     (
         LABELS + "class_weights: blanced}\n",

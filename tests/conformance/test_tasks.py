@@ -195,6 +195,32 @@ def test_encoder_decoders_read_and_write_no_further_than_their_positions(made: M
     assert caught.value.problems[0].where == "task.max_target_tokens"
 
 
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_a_prefix_is_read_and_beams_are_saved_and_used(
+    kind: str, made: Made, rows_file: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TASK["seq2seq"], "prefix", "say: ")
+    monkeypatch.setitem(TASK["seq2seq"], "num_beams", 3)
+    monkeypatch.setitem(TASK["seq2seq"], "length_penalty", 0.5)
+    recipe = recipe_for("seq2seq", kind, "full", made, rows_file, optim={"steps": 1, "batch_size": 8})
+    material, state = build(recipe, tmp_path)
+    task: Any = material.task
+    assert all(task.tokenizer.decode(row.source).startswith("say: ") for row in material.train.rows)
+    rows = prepare(recipe.data, seed=recipe.seed, accepts=lambda source: accepted(recipe, source)).train
+    asked: list[int] = []
+    generate = type(state.backbone.model).generate
+    monkeypatch.setattr(
+        type(state.backbone.model), "generate",
+        lambda model, **given: (asked.append(model.generation_config.num_beams), generate(model, **given))[1],
+    )  # fmt: skip
+    found = task.predict(state.backbone, rows[:2], state.plan)
+    assert [one.input for one in found] == [row.source for row in rows[:2]]  # type: ignore[union-attr]
+    assert set(asked) == {3}
+    write_model(tmp_path, recipe, material, state, lambda text: None)
+    settings = transformers.GenerationConfig.from_pretrained(tmp_path / "model")
+    assert (settings.num_beams, settings.length_penalty, settings.max_new_tokens) == (3, 0.5, 32)
+
+
 def test_dropout_of_hidden_values_is_for_encoders(made: Made, rows_file: Made, tmp_path: Path) -> None:
     optim = {"steps": 3, "batch_size": 8, "dropout": 0.2}
     refused = (
