@@ -1,5 +1,6 @@
 """The term that holds a model to its base: its value and gradients against the plain formula, and what the base shares."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from tutelage.train.setup import build_state, choose_plan
 METHODS: dict[str, Any] = {
     "full": "full", "half": "half", "half in rounds": {"kind": "half", "round": 2}, "lora": {"kind": "lora", "rank": 4},
     "frozen layer": {"kind": "full", "freeze": ["layers.0"]}, "dropout": {"kind": "lora", "rank": 4, "dropout": 0.2},
+    "dora": {"kind": "lora", "rank": 4, "dora": True}, "pissa": {"kind": "lora", "rank": 4, "alpha": 4, "init": "pissa"},
+    "qlora": {"kind": "qlora", "rank": 4}, "qlora int4": {"kind": "qlora", "rank": 4, "quant_type": "int4"},
 }  # fmt: skip
 
 
@@ -125,8 +128,13 @@ def test_the_base_stays_what_it_was_and_shares_what_never_trains(method: str, bu
     assert not any(p.requires_grad or p.grad is not None for p in own(state).values())
 
 
-@pytest.mark.parametrize("method", ["full", "half", "lora"])
-@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma2", "gpt2"])
+@pytest.mark.parametrize(
+    "kind, method",
+    [
+        *itertools.product(["llama", "qwen3", "gemma2", "gpt2"], ["full", "half", "lora"]),
+        *itertools.product(["llama"], ["dora", "pissa", "qlora", "qlora int4"]),
+    ],
+)
 def test_a_step_is_the_plain_step(kind: str, method: str, build: Build) -> None:
     state = build(kind, method=METHODS[method], optim={"steps": 3, "batch_size": 4, "learning_rate": 5e-3})
     for _ in training(state):  # away from the base, and from LoRA's zeros
@@ -167,7 +175,7 @@ def test_a_stronger_term_keeps_the_model_nearer_and_validation_scores_the_task_a
     assert moved[0.01] > moved[1.0] > 2 * moved[20.0] > 0
 
 
-@pytest.mark.parametrize("method", ["half in rounds", "dropout"])
+@pytest.mark.parametrize("method", ["half in rounds", "dropout", "pissa", "qlora"])
 def test_a_run_that_is_held_goes_on_bit_for_bit(method: str, build: Build) -> None:
     whole = build(method=METHODS[method])
     expected = [(e.step, e.loss, e.divergence) for e in training(whole) if e.event == "step"]
