@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tutelage"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
-    {"errors", "registry", "recipe", "runs", "taskspec", "methodspec"},
+    {"errors", "registry", "recipe", "runs", "taskspec", "methodspec", "unions"},
     {"data", "models", "metrics"},
     {"encode", "engine", "generate"},
     {"methods"},

@@ -151,6 +151,7 @@ class Push:
 
     export: Annotated[str, "the folder of an export"]
     repository: Annotated[str, "org/name"]
+    base: Annotated[str | None, "the hub id of an adapter's base model; by default the one that its card names"] = None
     public: Annotated[bool, "everybody may read it"] = False
     message: Annotated[str, "of the commit"] = "Add the model and its parity figures"
 

@@ -4,7 +4,7 @@ Torch-free, so that a wrong recipe is refused before anything heavy is imported.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ from tutelage.methodspec import QloraSpec as QloraSpec
 from tutelage.registry import suggestion
 from tutelage.taskspec import TASKS, ClassifySpec, ExtractSpec, Seq2SeqSpec, Spec, TagSpec, TextSpec
 from tutelage.taskspec import ChatSpec as ChatSpec  # named here by who reads recipes
+from tutelage.unions import one_each, typed
 
 SECRET_KEY = re.compile(r"(^|_)(token|api_key|key|password|secret)$")
 
@@ -329,7 +330,7 @@ def make_recipe(values: dict[str, Any], where: str = "recipe", stem: str | None 
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise RecipeError([_problem(item, where) for item in _of_unions(error.errors())]) from error
+        raise RecipeError([_problem(item, where) for item in one_each(error.errors())]) from error
     return recipe if recipe.out else recipe.model_copy(update={"out": f"runs/{stem or 'run'}"})
 
 
@@ -355,32 +356,8 @@ METHODS: dict[str, type[Spec]] = {"full": FullSpec, "half": HalfSpec, "lora": Lo
 KINDS = {*METHODS, *TASKS}
 
 
-BRANCHES = re.compile(r"(int|float|str|bool|none|(list|dict|literal)\[.*\]|(constrained|function|json)-.*)")
-SHOULD_BE = "Input should be "
-
-
-def _of_unions(items: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """One problem for a value that fits no kind of a union: of the kind that it has the shape of, or naming all kinds."""
-    unions: dict[tuple[int | str, ...], list[dict[str, Any]]] = {}
-    for item in items:
-        first = next((i for i, part in enumerate(item["loc"]) if BRANCHES.fullmatch(str(part))), None)
-        union = item["loc"] if first is None else item["loc"][:first]
-        unions.setdefault(union, []).append({**item, "loc": union, "inside": _plain(item["loc"][len(union) :])})
-    for union, found in unions.items():
-        inside = [item for item in found if item["inside"]]
-        if inside or len(found) == 1:
-            yield from ({**item, "loc": (*union, *item["inside"])} for item in inside or found)
-        else:
-            kinds = (item["msg"].removeprefix(SHOULD_BE).partition(", unable")[0] for item in found)
-            yield {**found[0], "msg": SHOULD_BE + " or ".join(dict.fromkeys(kinds))}
-
-
-def _plain(location: Sequence[int | str]) -> list[int | str]:
-    return [part for part in location if not BRANCHES.fullmatch(str(part))]
-
-
 def _problem(item: Mapping[str, Any], where: str) -> Problem:
-    location = [str(part) for part in _plain(item["loc"]) if str(part) not in KINDS]
+    location = [str(part) for part in typed(item["loc"]) if str(part) not in KINDS]
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
         known = _keys_beside(item["loc"])

@@ -125,7 +125,7 @@ def push(hub: Hub, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_an_export_goes_to_a_private_repository(hub: Hub, artefact: Path) -> None:
     (artefact / "notes.txt").write_text("mine")  # not of the export
-    done = push(hub, str(artefact), "acme/teacher")
+    done = push(hub, str(artefact), "acme/teacher", "--base", "acme/base")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["private"] is True
     assert hub.repositories == {"acme/teacher": True}
@@ -133,21 +133,26 @@ def test_an_export_goes_to_a_private_repository(hub: Hub, artefact: Path) -> Non
     assert set(hub.files) == sent
     assert hub.files["adapter_model.safetensors"] == (artefact / "adapter_model.safetensors").read_bytes()
     assert hub.tokens == {"Bearer hf_x"}
+    named, own = (
+        json.loads(text) for text in (hub.files["adapter_config.json"], (artefact / "adapter_config.json").read_text())
+    )
+    assert Path(own["base_model_name_or_path"]).is_dir()  # here it is found, and nowhere else
+    assert named == {**own, "base_model_name_or_path": "acme/base"}
 
 
 def test_a_public_repository_is_refused_unless_wanted(hub: Hub, artefact: Path) -> None:
     hub.repositories["acme/teacher"] = False
-    done = push(hub, str(artefact), "acme/teacher")
+    done = push(hub, str(artefact), "acme/teacher", "--base", "acme/base")
     assert done.returncode == 2
     assert "published" in done.stderr
     assert hub.files == {}
-    assert push(hub, str(artefact), "acme/teacher", "--public").returncode == 0
+    assert push(hub, str(artefact), "acme/teacher", "--base", "acme/base", "--public").returncode == 0
     assert hub.files
 
 
 def test_a_refusal_is_a_sentence(hub: Hub, artefact: Path) -> None:
     hub.refuses = True
-    done = push(hub, str(artefact), "acme/teacher")
+    done = push(hub, str(artefact), "acme/teacher", "--base", "acme/base")
     assert done.returncode == 69
     assert "hf auth login" in done.stderr
     assert "Traceback" not in done.stderr
@@ -158,3 +163,11 @@ def test_only_finished_exports_are_pushed(tmp_path: Path, artefact: Path) -> Non
         tutelage.push(str(tmp_path), "acme/teacher")
     with pytest.raises(UsageError, match="not a repository"):
         tutelage.push(str(artefact), "../teacher")
+
+
+def test_an_adapter_that_only_this_machine_could_load_is_refused(artefact: Path) -> None:
+    with pytest.raises(UsageError, match="nobody else could load this adapter") as caught:
+        tutelage.push(str(artefact), "acme/teacher")
+    assert "--base org/name" in caught.value.problems[0].fix
+    with pytest.raises(UsageError, match="`here` is no hub id"):
+        tutelage.push(str(artefact), "acme/teacher", base="here")

@@ -196,11 +196,16 @@ def _limits(facts: Facts, kind: str, parity: Figures) -> str:
     return "\n".join(lines)
 
 
+def metadata_of(text: str) -> Any:
+    """What stands between the two lines of --- at a card's beginning, or None."""
+    match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    return yaml.safe_load(match[1]) if match else None
+
+
 def check_card(text: str) -> list[Problem]:
     """What a hub would refuse in the card's metadata, by the rules above."""
-    match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
     try:
-        data = yaml.safe_load(match[1]) if match else None
+        data = metadata_of(text)
     except yaml.YAMLError as error:
         return [Problem("the card's metadata is not YAML", "README.md", str(error)[:200])]
     if not isinstance(data, dict):
