@@ -7,7 +7,8 @@ from harness.results import load
 
 PEERED = {"banking77": "accuracy", "wnut17": "entity F1", "xquad": "token F1"}
 INTRODUCTION = (
-    "MiniLM, full fine-tuning, beside transformers' Trainer in bf16 autocast: the same rows, epochs, batch and rate."
+    "MiniLM, full fine-tuning, beside transformers' Trainer in bf16 autocast: the same rows, epochs, batch and rate. "
+    "Rows/s are those of each side's fastest seed."
 )
 HEAD = "| set | metric | ours | Trainer | ours - Trainer [95 %] | rows/s | faster by | peak MiB | of theirs |"
 CAUSAL = {"snips": "accuracy, labels written by the model", "scitldr": "ROUGE-L", "ntrex": "chrF"}
@@ -36,7 +37,7 @@ def _peered(name: str, metric: str, found: dict[str, Any]) -> str:
     seeds = len(found["runs"]["tutelage"])
     return (
         f"| {name} | {metric}, {seeds} seed{'s' if seeds > 1 else ''} | {scores['tutelage']:.2f} | {scores['trainer']:.2f} "
-        f"| {gap['value']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}] | {rate['tutelage']:.0f} and {rate['trainer']:.0f} "
+        f"| {gap['value']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}] | {rate['tutelage']:.3g} and {rate['trainer']:.3g} "
         f"| {found['speed']:.2f} x | {peak['tutelage']:,.0f} and {peak['trainer']:,.0f} | {found['memory']:.0%} |"
     )
 

@@ -45,19 +45,18 @@ def unlabelled(data: str, *, words: bool = False) -> dict[At, dict[str, object]]
     for item in (item for file in files(data) for item in read(file)):
         if isinstance(item, Problem):
             problems.append(item)
-        elif words and _are_words(item[1].get("tokens")):
-            found[item[0]] = item[1]
-        elif words and isinstance(text := item[1].get("text"), str) and WORD.search(text):
-            found[item[0]] = {**item[1], "tokens": WORD.findall(text)}
+            continue
+        at, row = item
+        if words and (tokens := _tokens(row)):
+            found[at] = {**row, "tokens": tokens}
         elif words:
-            problems.append(
-                Problem("this row has no words", str(item[0]), fix="write them as `text`, or as a list `tokens`")
-            )
-        elif isinstance(item[1].get("text"), str) and isinstance(item[1].get("text_pair", ""), str):
-            found[item[0]] = item[1]
+            fix = "write them as `text`, or as a list `tokens`"
+            problems.append(Problem("this row has no words", str(at), fix=fix))
+        elif isinstance(row.get("text"), str) and isinstance(row.get("text_pair", ""), str):
+            found[at] = row
         else:
-            what = "this row has no `text`" if "text" not in item[1] else "`text` or `text_pair` is no text"
-            problems.append(Problem(what, str(item[0]), fix="write the text to label as `text`"))
+            what = "this row has no `text`" if "text" not in row else "`text` or `text_pair` is no text"
+            problems.append(Problem(what, str(at), fix="write the text to label as `text`"))
     if problems:
         raise DataError(problems)
     return found
@@ -73,7 +72,7 @@ def as_labelled(rows: Mapping[At, Mapping[str, object]], placeholder: tuple[str,
 
 def as_tagged(rows: Mapping[At, Mapping[str, object]]) -> list[Tagged]:
     """The rows of `unlabelled` with `words`; every tag is outside, and no probability depends on it."""
-    return [Tagged(words, ("O",) * len(words), at) for at, row in rows.items() if (words := _words(row["tokens"]))]
+    return [Tagged(tuple(words), ("O",) * len(words), at) for at, row in rows.items() if (words := _tokens(row))]
 
 
 def uncertainty(prediction: Prediction) -> float:
@@ -108,12 +107,12 @@ def unsure_of_tags(chances: Sequence[float]) -> float:
     return -sum(math.log(max(chance, 1e-12)) for chance in chances) / max(1, len(chances))
 
 
-def _are_words(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(word, str) and word.strip() for word in value)
-
-
-def _words(value: object) -> tuple[str, ...]:
-    return tuple(value) if isinstance(value, list) else ()
+def _tokens(row: Mapping[str, object]) -> list[str]:
+    """The words of a row to tag: its `tokens`, else those and the punctuation marks of its `text`."""
+    tokens, text = row.get("tokens"), row.get("text")
+    if isinstance(tokens, list) and all(isinstance(word, str) and word.strip() for word in tokens):
+        return tokens
+    return WORD.findall(text) if tokens is None and isinstance(text, str) else []
 
 
 def _part(p: float) -> float:

@@ -118,14 +118,12 @@ def _columns(items: Iterable[tuple[At, Mapping[str, Any]] | Problem]) -> Iterato
         if isinstance(item, Problem):
             continue  # has been raised when the rows were read
         at, row = item
-        yield (
-            at,
-            {
-                key: str(value)
-                for key, value in row.items()
-                if isinstance(value, str | int | float) and len(str(value)) <= MOST_CHARACTERS
-            },
-        )
+        short = {
+            key: str(value)
+            for key, value in row.items()
+            if isinstance(value, str | int | float) and len(str(value)) <= MOST_CHARACTERS
+        }
+        yield at, short
 
 
 def require_columns(rows: Rows, *, slice: str | None, group: str | None) -> None:
