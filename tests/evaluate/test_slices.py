@@ -20,6 +20,11 @@ def test_slices_cover_all_rows_once(labels: list[Prediction]) -> None:
     assert by_column[-1].value == OTHER
 
 
+def test_parts_by_length_name_their_words_once(labels: list[Prediction]) -> None:
+    rows = [replace(labels[0], input="w " * count) for count in (4, 4, 4, 5, 5, 6, 7, 8)]
+    assert [one.value for one in slices(rows, "length", "accuracy")] == ["4 words", "5 words", "6 to 8 words"]
+
+
 def test_two_systems_are_compared_on_each_part(labels: list[Prediction]) -> None:
     first = [replace(labels[i % 6], columns={"shop": "ab"[i % 2]}) for i in range(40)]
     second = [replace(one, output=one.reference if one.columns["shop"] == "a" else one.output) for one in first]

@@ -71,7 +71,11 @@ def _by_length(predictions: Sequence[Prediction]) -> list[str]:
         return [f"{words[0]} words"] * len(words)
     places = np.clip(np.searchsorted(edges, words, side="right") - 1, 0, len(edges) - 2)
     last = len(edges) - 2
-    return [f"{edges[p]} to {edges[p + 1] - (p != last)} words" for p in places]
+    return [_span(int(edges[p]), int(edges[p + 1]) - (p != last)) for p in places]
+
+
+def _span(first: int, last: int) -> str:
+    return f"{first} words" if first == last else f"{first} to {last} words"
 
 
 def _by_column(predictions: Sequence[Prediction], by: str) -> list[str]:
