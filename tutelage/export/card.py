@@ -59,7 +59,7 @@ def facts_of(located: Located) -> Facts:
     licence = describe(located.model).licence
     if located.run is None:
         hub = CATALOG[located.name].hub if located.name in CATALOG else None
-        hub = hub or (located.name if HUB_ID.fullmatch(located.name) and not Path(located.name).exists() else None)
+        hub = hub or (located.name if is_hub_id(located.name) else None)
         return Facts(Path(located.name).name, located.name, hub, licence, None, None, None, None, located.quantisation)
     manifest = read_json(located.run / MANIFEST)
     base, source = manifest["model"]["name"], manifest["model"]["source"]
@@ -194,6 +194,11 @@ def _limits(facts: Facts, kind: str, parity: Figures) -> str:
     if not parity.held_out:
         lines.append("- The comparison above did not use held-out rows of the run, as there were none at hand.")
     return "\n".join(lines)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a model is named as on a hub, and no folder here is called so."""
+    return HUB_ID.fullmatch(name) is not None and not Path(name).exists()
 
 
 def metadata_of(text: str) -> Any:

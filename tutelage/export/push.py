@@ -12,7 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from tutelage.errors import HubError, ModelError, UsageError
 from tutelage.export.artifact import read_artifact
-from tutelage.export.card import HUB_ID, check_card, metadata_of
+from tutelage.export.card import HUB_ID, check_card, is_hub_id, metadata_of
 from tutelage.methods.adapter_file import CONFIG
 from tutelage.runs import read_json, write_json
 
@@ -62,7 +62,7 @@ def push_artifact(
 def _base(folder: Path, given: str | None, card: Any) -> str:
     """The hub id of an adapter's base: the one given, the one that it names, or the card's."""
     named = str(read_json(folder / CONFIG).get("base_model_name_or_path"))
-    known = named if HUB_ID.fullmatch(named) and not Path(named).exists() else card.get("base_model")
+    known = named if is_hub_id(named) else card.get("base_model")
     found = given or known
     if not isinstance(found, str) or not HUB_ID.fullmatch(found):
         raise UsageError(
