@@ -37,8 +37,8 @@ def predict(
     likely = likelihoods(model, template, spec, rows)
     return [
         Prediction(
-            at=row.at, input=_question(row, last), reference=row.messages[last].content,
-            context=_turns_before(row, last),
+            at=row.at, input=_asked(row, last), reference=row.messages[last].content,
+            context=_other_turns(row, last),
             output=text_of(template, answer), likelihood=likely[row.at], ended=answer.ended,
         )
         for row, last, answer in zip(rows, asked, answers)
@@ -74,12 +74,18 @@ def _last_answer(row: Conversation) -> int:
     return max(index for index, message in enumerate(row.messages) if message.role == "assistant")
 
 
-def _question(row: Conversation, last: int) -> str:
-    return next((message.content for message in reversed(row.messages[:last]) if message.role == "user"), "")
+def _question(row: Conversation, last: int) -> int | None:
+    """The place of the question that the answer at `last` belongs to."""
+    return next((i for i in reversed(range(last)) if row.messages[i].role == "user"), None)
 
 
-def _turns_before(row: Conversation, last: int) -> str:
-    """All turns before the question that is answered, and what came between it and the answer; empty where there are none."""
-    asked = max((i for i, message in enumerate(row.messages[:last]) if message.role == "user"), default=-1)
-    others = (message for i, message in enumerate(row.messages[:last]) if i != asked)
+def _asked(row: Conversation, last: int) -> str:
+    place = _question(row, last)
+    return "" if place is None else row.messages[place].content
+
+
+def _other_turns(row: Conversation, last: int) -> str:
+    """The turns before the answer without the question; empty where there are none."""
+    place = _question(row, last)
+    others = (message for i, message in enumerate(row.messages[:last]) if i != place)
     return "\n\n".join(f"{message.role}: {message.content}" for message in others if message.content)
