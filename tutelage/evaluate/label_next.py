@@ -72,7 +72,8 @@ def as_labelled(rows: Mapping[At, Mapping[str, object]], placeholder: tuple[str,
 
 def as_tagged(rows: Mapping[At, Mapping[str, object]]) -> list[Tagged]:
     """The rows of `unlabelled` with `words`; every tag is outside, and no probability depends on it."""
-    return [Tagged(tuple(words), ("O",) * len(words), at) for at, row in rows.items() if (words := _tokens(row))]
+    found = ((at, tuple(_tokens(row))) for at, row in rows.items())
+    return [Tagged(words, ("O",) * len(words), at) for at, words in found]
 
 
 def uncertainty(prediction: Prediction) -> float:
