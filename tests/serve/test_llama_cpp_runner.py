@@ -1,6 +1,5 @@
 """llama.cpp behind the same batch and the same API: each stream is the answer that llama.cpp gives alone."""
 
-import gc
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +47,7 @@ def run(batch: Batch, jobs: list[Job]) -> None:
 
 
 def test_streams_are_never_mixed_and_share_beginnings(file: Path) -> None:
-    runner = LlamaCppRunner(file, slots=4, keep=512, threads=1)
+    runner = LlamaCppRunner(file, slots=4, threads=1)
     model = LlamaCppModel(file)
     system = list(range(20, 90))
     asked = [[*system, 100 + i, 7] if i % 2 else [100 + i, 9, 11] for i in range(8)]
@@ -61,16 +60,31 @@ def test_streams_are_never_mixed_and_share_beginnings(file: Path) -> None:
     assert [job.shared for job in jobs if len(job.ids) > 3] == [0, 70, 70, 70]
 
 
-def test_sequences_come_back(file: Path) -> None:
-    """Far more streams than llama.cpp has sequences."""
-    runner = LlamaCppRunner(file, slots=4, keep=64, threads=1)
-    batch = Batch(runner, slots=4, keep=64)
+def test_a_sequence_that_rested_goes_on_as_it_was(file: Path) -> None:
+    runner = LlamaCppRunner(file, slots=2, threads=1)
+    model = LlamaCppModel(file)
+    batch = Batch(runner, slots=2, keep=512)
+    first = Job(list(range(20, 90)), Sampling(), frozenset(), 8)
+    run(batch, [first])
+    asked = [[*first.ids, *first.answer[:7], 11 + i, 9] for i in range(4)]
+    later = [Job(ids, Sampling(), frozenset(), 10) for ids in asked]
+    run(batch, later)
+    assert [job.shared for job in later] == [77] * 4
+    for job, ids in zip(later, asked):
+        expected = alone(model, ids, 10)
+        assert job.answer[: len(expected)] == expected
+
+
+def test_kept_sequences_hold_neither_cells_nor_sequences(file: Path) -> None:
+    """Far more streams than llama.cpp has sequences (256), all of them kept."""
+    runner = LlamaCppRunner(file, slots=4, threads=1)
+    batch = Batch(runner, slots=4, keep=8192)
     for start in range(0, 300, 30):
         run(batch, [Job([3 + start + i, 9, 4], Sampling(), frozenset(), 2) for i in range(30)])
-    batch.kept = type(batch.kept)(0)
-    gc.collect()
+    assert batch.kept.tokens > 256
     runner._clear()
-    assert len(runner.free) == 256
+    assert sorted(runner.free) == list(range(4))
+    assert all(runner.library.llama_memory_seq_pos_max(runner.memory, number) == -1 for number in range(4))
 
 
 def test_a_run_is_exported_and_checked_once(lora_run_of: Path) -> None:

@@ -29,7 +29,7 @@ def open_with_llama_cpp(
     served = {}
     for name, located in places.items():
         folder = exported(name, located, "gguf", precision, say)
-        runner = LlamaCppRunner(folder / FILE, slots=limits.slots, keep=limits.keep, threads=threads)
+        runner = LlamaCppRunner(folder / FILE, slots=limits.slots, threads=threads)
         # one thread for torch, which only chooses tokens: its pool would take the cores that llama.cpp's threads spin on
         served[name] = Served(name, Engine(runner, limits, 1), None, template_of(located), int(time.time()))
     return served
