@@ -262,6 +262,9 @@ class Serve:
     base: Annotated[bool, "load the untouched model of a fully tuned run too (that of an adapter is always there)"] = (
         False
     )
+    skip_parity: Annotated[
+        bool, "do not prove first that a run is served as it was trained (torch; once for each run)"
+    ] = False
     slots: Annotated[int, "streams that run at a time"] = 8
     queue: Annotated[int, "streams that may wait; beyond them clients are told to come again"] = 64
     max_tokens: Annotated[int, "the longest answer in tokens"] = 4096

@@ -34,6 +34,17 @@ class Case:
     row: tuple[int, ...]
     weights: tuple[float, ...]  # the loss weight of each token of `row`
 
+    @property
+    def replayed(self) -> tuple[tuple[int, ...], int]:
+        """The ids that a model reads to replay the answer, and the first of them behind which its choice counts."""
+        return (*self.prompt, *self.answer)[:-1], len(self.prompt) - 1
+
+    @property
+    def judged(self) -> tuple[tuple[int, ...], int] | None:
+        """The same for the loss of the row's own answer; None where no token of it counts."""
+        first = next((i for i, weight in enumerate(self.weights) if i and weight), None)
+        return None if first is None else (self.row[:-1], first - 1)
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -109,8 +120,7 @@ def measure(
     widest = largest = total = ours = theirs = 0.0
     stop_ids, known_stops = source.template.stop_ids, replica.stop_ids()
     for case in cases:
-        ids, start = (*case.prompt, *case.answer), len(case.prompt) - 1
-        expected, got = trained.logits(ids[:-1], start), replica.logits(ids[:-1], start)
+        expected, got = trained.logits(*case.replayed), replica.logits(*case.replayed)
         widest, largest = max(widest, _difference(expected, got)), max(largest, float(expected.abs().max()))
         best = expected.topk(2).values
         tie = (best[:, 0] - best[:, 1]) < TIE
@@ -124,8 +134,8 @@ def measure(
         early_stops += bool((known_stops - stop_ids).intersection(case.answer))
         ties += int((tie & ~same).sum())
         agreed += int((same | tie).sum())
-        if any(case.weights):
-            loss, exported, weight = _losses(case, trained, replica)
+        if case.judged is not None:
+            loss, exported, weight = _losses(case, case.judged, trained, replica)
             ours, theirs, total = ours + loss, theirs + exported, total + weight
     same_texts = sum(_same_ids(trained, replica, text) for text in texts)
     return Parity(
@@ -144,14 +154,16 @@ def _difference(expected: Tensor, got: Tensor) -> float:
     return worst if worst == worst else float("inf")  # NaN differs from everything
 
 
-def _losses(case: Case, trained: Replica, replica: Replica) -> tuple[float, float, float]:
+def _losses(
+    case: Case, judged: tuple[Sequence[int], int], trained: Replica, replica: Replica
+) -> tuple[float, float, float]:  # fmt: skip
     """(loss sum of the trained model, of the export, sum of weights) over the row's target tokens."""
-    first = max(1, next(i for i, weight in enumerate(case.weights) if weight))
-    targets, weights = torch.tensor(case.row[first:]), torch.tensor(case.weights[first:])
+    ids, start = judged
+    targets, weights = torch.tensor(case.row[start + 1 :]), torch.tensor(case.weights[start + 1 :])
     sums = [
-        float((torch.nn.functional.cross_entropy(r.logits(case.row[:-1], first - 1), targets, reduction="none") * weights).sum())
+        float((torch.nn.functional.cross_entropy(r.logits(ids, start), targets, reduction="none") * weights).sum())
         for r in (trained, replica)
-    ]  # fmt: skip
+    ]
     return sums[0], sums[1], float(weights.sum())
 
 
@@ -159,9 +171,11 @@ def _same_ids(trained: Replica, replica: Replica, text: str) -> bool:
     return all(trained.ids_of(text, special=s) == replica.ids_of(text, special=s) for s in (False, True))
 
 
-def problems(parity: Parity, bounds: Bounds, where: str) -> Iterator[Problem]:
+FIX = "nothing was exported; choose a more exact kind, or report this as a bug"
+
+
+def problems(parity: Parity, bounds: Bounds, where: str, fix: str = FIX) -> Iterator[Problem]:
     """A sentence for everything by which the export is not the trained model."""
-    fix = "nothing was exported; choose a more exact kind, or report this as a bug"
     if not parity.template_equal:
         yield Problem("the export carries another chat template", where, "prompts would be rendered otherwise", fix)
     if parity.stop_ids_missing:
@@ -188,8 +202,8 @@ def problems(parity: Parity, bounds: Bounds, where: str) -> Iterator[Problem]:
         yield Problem("the export's loss on held-out rows is another", where, why, fix)
 
 
-def enforce(parity: Parity, bounds: Bounds, where: str) -> None:
+def enforce(parity: Parity, bounds: Bounds, where: str, fix: str = FIX) -> None:
     """Nothing if the export is the trained model; otherwise a CheckFailedError with every reason."""
-    found = list(problems(parity, bounds, where))
+    found = list(problems(parity, bounds, where, fix))
     if found:
         raise CheckFailedError(found)

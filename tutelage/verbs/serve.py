@@ -40,6 +40,7 @@ def serve(
     engine: str = "torch",
     precision: str = "auto",
     base: bool = False,
+    skip_parity: bool = False,
     slots: int = 8,
     queue: int = 64,
     max_tokens: int = 4096,
@@ -82,7 +83,7 @@ def serve(
             chosen, _ = choose_precision("auto" if engine == "llama.cpp" else precision, device_name())
             return open_models(
                 given, dtype=DTYPES[chosen], precision=stored, limits=limits, base=base, say=say, threads=threads or None,
-                engine=engine, flags=flags,
+                engine=engine, flags=flags, check=not skip_parity,
             )  # fmt: skip
 
         served = in_passing(opened)
