@@ -70,6 +70,8 @@ class Product:
     def __call__(self, x: Tensor, groups: Sequence[Group]) -> Tensor:
         """[rows, in] → [rows, out], the rows of each group with its adapter."""
         both = self.linear(x)
+        if not self.added:
+            return both
         y = both[:, : self.out_features]
         for name, start, stop in groups:
             if name in self.added:
@@ -148,6 +150,14 @@ class LlamaRunner:
         sign[: self.head // 2] = -1
         return cos[0][:, None].contiguous(), (sin[0] * sign)[:, None].contiguous()
 
+    def _rotation(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [rows, heads + 2 x key-value heads, head]; values stay as they are, so they need not be set apart."""
+        rows, turned = len(places), self.heads + self.kv_heads
+        cos = torch.ones(rows, turned + self.kv_heads, self.head, dtype=self.dtype)
+        sin = torch.zeros_like(cos)
+        cos[:, :turned], sin[:, :turned] = self.cos[places], self.sin[places]
+        return cos, sin
+
     def begin(self, older: KeysValues | None, shared: int) -> KeysValues:
         state = KeysValues(self.pools)
         if older is not None and shared:
@@ -161,7 +171,7 @@ class LlamaRunner:
         order = sorted(range(len(chunks)), key=lambda i: side_by_side(chunks[i], self.fast))
         ids, places, spans, groups, parts = self._lay_out([chunks[i] for i in order])
         x = embedding(ids, self.embedding)
-        cos, sin = self.cos[places], self.sin[places]
+        cos, sin = self._rotation(places)
         for number, block in enumerate(self.blocks):
             x = x + self._attention(number, block, block.before_attention(x), cos, sin, parts, groups)
             x = x + _mlp(block, block.before_mlp(x), groups)
@@ -205,15 +215,14 @@ class LlamaRunner:
         self, number: int, block: Block, x: Tensor, cos: Tensor, sin: Tensor,
         parts: Sequence[Piece | Together], groups: list[Group],
     ) -> Tensor:  # fmt: skip
-        rows, both = x.shape[0], self.heads + self.kv_heads
-        qkv = block.linear["qkv"](x, groups).view(rows, both + self.kv_heads, self.head)
-        qk, v = qkv[:, :both], qkv[:, both:]
+        rows, turned = x.shape[0], self.heads + self.kv_heads
+        qkv = block.linear["qkv"](x, groups).view(rows, turned + self.kv_heads, self.head)
         if block.q_norm is not None and block.k_norm is not None:
-            qk = torch.cat((block.q_norm(qk[:, : self.heads]), block.k_norm(qk[:, self.heads :])), dim=1)
+            q, k = block.q_norm(qkv[:, : self.heads]), block.k_norm(qkv[:, self.heads : turned])
+            qkv = torch.cat((q, k, qkv[:, turned:]), dim=1)
         if block.rotates:
-            qk = torch.addcmul(qk * cos, qk.roll(self.head // 2, dims=-1), sin)
-        q, kv = qk[:, : self.heads], torch.cat((qk[:, self.heads :], v), dim=1)
-        kv = kv.view(rows, 2, self.kv_heads, self.head)
+            qkv = torch.addcmul(qkv * cos, qkv.roll(self.head // 2, dims=-1), sin)
+        q, kv = qkv[:, : self.heads], qkv[:, self.heads :].view(rows, 2, self.kv_heads, self.head)
         if len(parts) == 1:
             return block.linear["o"](parts[0].attend(number, q, kv, self.scale), groups)
         found = torch.empty(rows, self.heads * self.head, dtype=x.dtype)
