@@ -19,11 +19,12 @@ class PackedLinear:
         self.bias = bias
         self.packed = fast and can_pack(weight)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 1) if self.packed else weight
+        self._product = torch.ops.mkldnn._linear_pointwise.default if self.packed else None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[rows, in] → [rows, out]."""
-        if self.packed:
-            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+    def __call__(self, x: Tensor, groups: object = None) -> Tensor:
+        """[rows, in] → [rows, out]. `groups` are for layers with adapters, in whose place this one stands without a detour."""
+        if self._product is not None:
+            y: Tensor = self._product(x, self.weight, self.bias, "none", [], "")
             return y
         return linear(x, self.weight, self.bias)
 

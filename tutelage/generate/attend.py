@@ -1,6 +1,6 @@
 """Attention over keys and values that are stored: the new tokens of one sequence, or one token each of many."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -36,8 +36,8 @@ class Together:
     once. For one sequence of 120 tokens that takes 39 µs; with a query for each head 48, as two products 173.
     """
 
-    def __init__(self, pool: Pool, members: Sequence[tuple[int, KeysValues]], dtype: torch.dtype) -> None:
-        """`members` are the row and the sequence of each."""
+    def __init__(self, pool: Pool, members: Sequence[tuple[int, KeysValues]], rows: int, dtype: torch.dtype) -> None:
+        """`members` are the row and the sequence of each; `rows` are all rows that there are."""
         count = len(pool.members)
         self.rows = torch.tensor([row for row, _ in members])
         self.members = torch.tensor([state.place for _, state in members])
@@ -45,6 +45,7 @@ class Together:
         first = members[0][0]
         dense = [(row, state.place) for row, state in members] == [(first + i, i) for i in range(count)]
         self.span = slice(first, first + count) if dense else None
+        self.all = dense and count == rows
         self.row_of = torch.zeros(count, dtype=torch.long).index_copy_(0, self.members, self.rows)
         lengths = torch.ones(count, dtype=torch.long).index_copy_(0, self.members, self.places + 1)
         self.longest = int(lengths.max())
@@ -57,18 +58,33 @@ class Together:
         self.values = pool.data[:, 1, :count, :, : self.longest].unbind(0)
         alone = dense and count == 1
         self.slots = pool.data[:, :, 0, :, int(self.places[0])].unbind(0) if alone else None
+        self.grouped = (count, pool.shape.heads, -1, pool.shape.head)
 
     def attend(self, layer: int, q: Tensor, kv: Tensor, scale: float) -> Tensor:
         """[members, heads x head]; arguments as for `Piece`. The pool's other members are computed too, and left out."""
-        q, new = (q[self.row_of], kv[self.rows]) if self.span is None else (q[self.span], kv[self.span])
+        if not self.all:
+            q, kv = (q[self.row_of], kv[self.rows]) if self.span is None else (q[self.span], kv[self.span])
         if self.slots is None:
-            self.layers[layer][:, self.members, :, self.places] = new
+            self.layers[layer][:, self.members, :, self.places] = kv
         else:
-            self.slots[layer].copy_(new[0])
-        count, keys, values = len(q), self.keys[layer], self.values[layer]
-        grouped = q.reshape(count, keys.shape[1], -1, q.shape[-1])
-        attended = scaled_dot_product_attention(grouped, keys, values, attn_mask=self.mask, scale=scale).view(count, -1)
+            self.slots[layer].copy_(kv[0])
+        keys, values = self.keys[layer], self.values[layer]
+        attended = scaled_dot_product_attention(
+            q.reshape(self.grouped), keys, values, attn_mask=self.mask, scale=scale
+        ).flatten(1)  # fmt: skip
         return attended[self.members] if self.span is None else attended
+
+
+def apart(parts: Sequence[Piece | Together]) -> Callable[[int, Tensor, Tensor, float], Tensor]:
+    """The `attend` of all rows, each of which is in one of the parts."""
+
+    def attend(layer: int, q: Tensor, kv: Tensor, scale: float) -> Tensor:
+        found = torch.empty(len(q), q.shape[1] * q.shape[2], dtype=q.dtype)
+        for part in parts:
+            found[part.rows] = part.attend(layer, q, kv, scale)
+        return found
+
+    return attend
 
 
 def side_by_side(chunk: Chunk, fast: bool) -> tuple[str, int, int]:
