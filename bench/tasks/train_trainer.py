@@ -1,4 +1,8 @@
-"""The reference: transformers' Trainer on the same rows, in its own environment. Saves the model; writes times as JSON."""
+"""The reference: transformers' Trainer on the same rows, in its own environment. Saves the model; writes times as JSON.
+
+With `--plain` there is no dropout, the model is also saved before the first step, and each step's figures are written: what
+`same_steps.py` compares with ours.
+"""
 
 import argparse
 import json
@@ -55,6 +59,7 @@ def extract(rows: list[dict[str, Any]], tokenizer: Any, length: int) -> tuple[li
     made = tokenizer(
         [row["question"] for row in rows], [row["context"] for row in rows], truncation="only_second", max_length=length,
         stride=128, return_overflowing_tokens=True, return_offsets_mapping=True,
+        return_token_type_ids=True,  # BERT's own tokenizer gives them, the class that reads tokenizer.json does not
     )  # fmt: skip
     examples = []
     for i, offsets in enumerate(made["offset_mapping"]):
@@ -92,6 +97,8 @@ def main() -> None:
         ("steps", int),
     ):
         parser.add_argument(f"--{name}", type=kind, default=-1)
+    parser.add_argument("--accumulate", type=int, default=1)
+    parser.add_argument("--plain", action="store_true")
     given = parser.parse_args()
     rows = [json.loads(line) for line in Path(given.train).read_text(encoding="utf-8").splitlines()]
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(given.model)
@@ -99,12 +106,16 @@ def main() -> None:
     examples, names = encode(rows, tokenizer, given.length)
     torch.manual_seed(given.seed)
     labels = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}} if names else {}
-    model = auto.from_pretrained(given.model, **labels)
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} if given.plain else {}
+    model = auto.from_pretrained(given.model, **labels, **dropout)
+    if given.plain:
+        model.save_pretrained(Path(given.out) / "start")
+        tokenizer.save_pretrained(Path(given.out) / "start")
     arguments = TrainingArguments(
         output_dir=given.out, num_train_epochs=given.epochs, learning_rate=given.rate, seed=given.seed,
         per_device_train_batch_size=given.batch, lr_scheduler_type="linear", weight_decay=0.0, max_steps=given.steps,
-        bf16=given.precision == "bf16", use_cpu=True, save_strategy="no", report_to=[], logging_steps=10**9,
-        dataloader_pin_memory=False,
+        bf16=given.precision == "bf16", use_cpu=True, save_strategy="no", report_to=[],
+        gradient_accumulation_steps=given.accumulate, logging_steps=1 if given.plain else 10**9, dataloader_pin_memory=False,
     )  # fmt: skip
     trainer = Trainer(model, arguments, train_dataset=Rows(examples), data_collator=collator(tokenizer))
     start = time.perf_counter()
@@ -115,7 +126,16 @@ def main() -> None:
     done = trainer.state.global_step * given.batch
     done = min(done, round(len(examples) * given.epochs)) if given.steps < 0 else done
     (Path(given.out) / "times.json").write_text(
-        json.dumps({"seconds": seconds, "rows": done, "rows_per_second": done / seconds})
+        json.dumps(
+            {
+                "seconds": seconds,
+                "rows": done,
+                "rows_per_second": done / seconds,
+                "steps": [
+                    [each["loss"], each["grad_norm"]] for each in trainer.state.log_history if "grad_norm" in each
+                ],
+            }
+        )
     )
 
 

@@ -1,0 +1,86 @@
+"""`python bench/tasks/same_steps.py --peer /work/peers/trainer/bin/python`: is a step of ours the Trainer's?
+
+Both begin with the same weights, head included, and train on the same batch, all rows there are, twenty times in fp32 and
+without dropout, so that neither order nor chance can differ. Prints the largest relative difference of a step's loss and of
+its gradient's norm for each task, and ends with 1 where a loss is above 1e-4 or a norm above 2e-3. The Trainer gets the
+windows of XQuAD one by one, as its loss otherwise counts the padding among the places where an answer might be.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1]))
+from bench.tasks.run import measured  # noqa: E402
+from bench.tasks.sets import DATA, SETS, Set, write  # noqa: E402
+from tutelage.models.fetch import fetch  # noqa: E402
+from tutelage.models.ref import parse_ref  # noqa: E402
+
+ROWS, STEPS, MOST = 16, 20, (1e-4, 2e-3)
+
+
+def few(one: Set, work: Path) -> Set:
+    """The same with rows that bring new labels first: the batch of every step."""
+    rows = [json.loads(line) for line in one.train.read_text(encoding="utf-8").splitlines()]
+    known: set[str] = set()
+    chosen, others = [], []
+    for row in rows:
+        labels = set(row.get("tags", [row.get("label", "")]))
+        (others if labels <= known else chosen).append(row)
+        known |= labels
+    batch = (chosen + others)[: max(ROWS, len(chosen))]
+    return dataclasses.replace(one, train=write(work / "batch.jsonl", batch), batch=len(batch), epochs=STEPS)
+
+
+def theirs(one: Set, out: Path, peer: str) -> list[list[float]]:
+    model = fetch(parse_ref(one.model), say=lambda text: None).path
+    batch, accumulate = (1, one.batch) if one.task["kind"] == "extract" else (one.batch, 1)
+    options = {
+        "model": model, "train": one.train, "kind": one.task["kind"], "out": out, "precision": "fp32", "epochs": one.epochs,
+        "rate": one.rate, "batch": batch, "accumulate": accumulate, "seed": 0, "length": one.max_tokens,
+    }  # fmt: skip
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    measured([peer, str(HERE / "train_trainer.py"), *words, "--plain"], out.with_suffix(".log"))
+    found: list[list[float]] = json.loads((out / "times.json").read_text())["steps"]
+    return found
+
+
+def ours(one: Set, start: Path, out: Path) -> list[list[float]]:
+    recipe = {
+        "model": str(start), "task": one.task, "data": {"train": [str(one.train)]}, "method": "full", "precision": "fp32",
+        "optim": {"learning_rate": one.rate, "epochs": one.epochs, "batch_size": one.batch, "schedule": "linear", "warmup": 0.0},
+        "max_tokens": one.max_tokens, "over_length": "truncate", "out": str(out),
+    }  # fmt: skip
+    path = out.with_suffix(".yaml")
+    path.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
+    measured([sys.executable, "-m", "tutelage", "train", str(path)], out.with_suffix(".log"))
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    return [[event["loss"], event["gradient_norm"]] for event in events if event["event"] == "step"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="*", default=["banking77", "wnut17", "xquad"])
+    parser.add_argument("--data", default=str(DATA))
+    parser.add_argument("--work", default="/tmp/bench_same_steps")
+    parser.add_argument("--peer", default="/work/peers/trainer/bin/python")
+    given = parser.parse_args()
+    apart = False
+    for name in given.sets:
+        work = Path(given.work) / name
+        one = few(SETS[name](Path(given.data), work, None), work)
+        expected = theirs(one, work / "theirs", given.peer)
+        got = ours(one, work / "theirs" / "start", work / "ours")
+        assert len(expected) == len(got) == STEPS
+        worst = [max(abs(a[k] - b[k]) / abs(b[k]) for a, b in zip(got, expected)) for k in (0, 1)]
+        apart = apart or any(found > most for found, most in zip(worst, MOST))
+        print(f"{name}: {one.batch} rows, loss {expected[0][0]:.4f} -> {expected[-1][0]:.4f}; largest relative difference: "
+              f"loss {worst[0]:.1e}, gradient norm {worst[1]:.1e}", flush=True)  # fmt: skip
+    sys.exit(apart)
+
+
+if __name__ == "__main__":
+    main()
