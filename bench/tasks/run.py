@@ -1,7 +1,8 @@
 """`python bench/tasks/run.py banking77 --data ../shared/data --peer /work/peers/trainer/bin/python`: ours and theirs.
 
 Both sides train the same model on the same rows with the same hyperparameters, for each seed; one scorer reads both saved
-models. Rows/s are those of training alone; peak memory is the high-water mark of anonymous resident memory, sampled.
+models. Rows/s are those of training alone; peak memory is the high-water mark of anonymous resident memory, sampled. With
+`--keep` a comparison that was stopped goes on: what is finished in `--work` is not trained again.
 """
 
 import argparse
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--peer", default="/work/peers/trainer/bin/python")
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"], help="of the Trainer; ours measures")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--keep", action="store_true", help="take over what is finished in --work")
     parser.add_argument("--rows", type=int, help="at most this many rows: for trying the script out")
     parser.add_argument("--steps", type=int, help="stop after this many steps: for trying the script out")
     given = parser.parse_args()
@@ -87,19 +89,21 @@ def main() -> None:
         runs: dict[str, list[dict[str, Any]]] = {"tutelage": [], "trainer": []}
         values: dict[str, list[np.ndarray]] = {"tutelage": [], "trainer": []}
         for seed in range(given.seeds):
-            pairs = [("tutelage", ours(one, seed, work / f"ours-{seed}", given.steps)),
-                     ("trainer", theirs(one, seed, work / f"theirs-{seed}", given.peer, given.precision, given.steps))]  # fmt: skip
-            for side, made in pairs:
-                values[side].append(scored(one, made, work / f"{side}-{seed}.npy"))
+            for side in runs:
+                told, scores = work / f"{side}-{seed}.json", work / f"{side}-{seed}.npy"
+                if given.keep and told.is_file():
+                    made, found = json.loads(told.read_text()), np.load(scores)
+                else:
+                    if side == "tutelage":
+                        made = ours(one, seed, work / f"ours-{seed}", given.steps)
+                    else:
+                        made = theirs(one, seed, work / f"theirs-{seed}", given.peer, given.precision, given.steps)
+                    found = scored(one, made, scores)
+                    told.write_text(json.dumps(made))
+                values[side].append(found)
                 runs[side].append(made)
-                print(
-                    name,
-                    side,
-                    "seed",
-                    seed,
-                    {k: round(v, 2) for k, v in made.items() if isinstance(v, float)},
-                    flush=True,
-                )
+                shown = {k: round(v, 2) for k, v in made.items() if isinstance(v, float)}
+                print(name, side, "seed", seed, shown, flush=True)
         # the fastest seed of each side: what else runs on the machine can only slow one down
         rate = {side: max(run["rows_per_second"] for run in found) for side, found in runs.items()}
         peak = {side: max(run["peak_mib"] for run in found) for side, found in runs.items()}
