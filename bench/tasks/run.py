@@ -35,9 +35,10 @@ def measured(command: list[str], log: Path) -> float:
     return float(result.peak_mib)
 
 
-def ours(one: Set, seed: int, out: Path, steps: int | None) -> dict[str, Any]:
+def ours(one: Set, seed: int, out: Path, steps: int | None, precision: str = "auto") -> dict[str, Any]:
     recipe = {
         "model": one.model, "task": one.task, "data": {"train": [str(one.train)]}, "method": one.method, "seed": seed,
+        "precision": precision,
         "optim": {"learning_rate": one.rate, "epochs": one.epochs, "batch_size": one.batch, "schedule": "linear",
                   "warmup": 0.0, "steps": steps},
         "max_tokens": one.max_tokens, "over_length": "truncate", "out": str(out),
@@ -53,12 +54,14 @@ def ours(one: Set, seed: int, out: Path, steps: int | None) -> dict[str, Any]:
     return {"seconds": seconds, "rows_per_second": rows / seconds, "peak_mib": peak, "model": str(out)}
 
 
-def theirs(one: Set, seed: int, out: Path, peer: str, precision: str, steps: int | None) -> dict[str, Any]:
+def theirs(
+    one: Set, seed: int, out: Path, peer: str, precision: str, steps: int | None, *more: str
+) -> dict[str, Any]:  # fmt: skip
     model = fetch(parse_ref(one.model), say=lambda text: None).path
     command = [peer, str(HERE / "train_trainer.py"), "--model", str(model), "--train", str(one.train), "--kind",
                one.task["kind"], "--out", str(out), "--precision", precision, "--epochs", str(one.epochs), "--rate",
                str(one.rate), "--batch", str(one.batch), "--seed", str(seed), "--length", str(one.max_tokens),
-               "--steps", str(steps or -1)]  # fmt: skip
+               "--steps", str(steps or -1), *more]  # fmt: skip
     peak = measured(command, out.with_suffix(".log"))
     return {**json.loads((out / "times.json").read_text()), "peak_mib": peak, "model": str(out / "model")}
 

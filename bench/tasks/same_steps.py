@@ -14,10 +14,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
-from bench.tasks.run import measured  # noqa: E402
+from bench.tasks.run import ours, theirs  # noqa: E402
 from bench.tasks.sets import DATA, SETS, Set, write  # noqa: E402
-from tutelage.models.fetch import fetch  # noqa: E402
-from tutelage.models.ref import parse_ref  # noqa: E402
 
 ROWS, STEPS, MOST = 16, 20, (1e-4, 2e-3)
 
@@ -35,28 +33,15 @@ def few(one: Set, work: Path) -> Set:
     return dataclasses.replace(one, train=write(work / "batch.jsonl", batch), batch=len(batch), epochs=STEPS)
 
 
-def theirs(one: Set, out: Path, peer: str) -> list[list[float]]:
-    model = fetch(parse_ref(one.model), say=lambda text: None).path
+def their_steps(one: Set, out: Path, peer: str) -> list[list[float]]:
     batch, accumulate = (1, one.batch) if one.task["kind"] == "extract" else (one.batch, 1)
-    options = {
-        "model": model, "train": one.train, "kind": one.task["kind"], "out": out, "precision": "fp32", "epochs": one.epochs,
-        "rate": one.rate, "batch": batch, "accumulate": accumulate, "seed": 0, "length": one.max_tokens,
-    }  # fmt: skip
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    measured([peer, str(HERE / "train_trainer.py"), *words, "--plain"], out.with_suffix(".log"))
-    found: list[list[float]] = json.loads((out / "times.json").read_text())["steps"]
+    more = ("--accumulate", str(accumulate), "--plain")
+    found: list[list[float]] = theirs(dataclasses.replace(one, batch=batch), 0, out, peer, "fp32", None, *more)["steps"]
     return found
 
 
-def ours(one: Set, start: Path, out: Path) -> list[list[float]]:
-    recipe = {
-        "model": str(start), "task": one.task, "data": {"train": [str(one.train)]}, "method": "full", "precision": "fp32",
-        "optim": {"learning_rate": one.rate, "epochs": one.epochs, "batch_size": one.batch, "schedule": "linear", "warmup": 0.0},
-        "max_tokens": one.max_tokens, "over_length": "truncate", "out": str(out),
-    }  # fmt: skip
-    path = out.with_suffix(".yaml")
-    path.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
-    measured([sys.executable, "-m", "tutelage", "train", str(path)], out.with_suffix(".log"))
+def our_steps(one: Set, start: Path, out: Path) -> list[list[float]]:
+    ours(dataclasses.replace(one, model=str(start)), 0, out, None, "fp32")
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
     return [[event["loss"], event["gradient_norm"]] for event in events if event["event"] == "step"]
 
@@ -72,8 +57,8 @@ def main() -> None:
     for name in given.sets:
         work = Path(given.work) / name
         one = few(SETS[name](Path(given.data), work, None), work)
-        expected = theirs(one, work / "theirs", given.peer)
-        got = ours(one, work / "theirs" / "start", work / "ours")
+        expected = their_steps(one, work / "theirs", given.peer)
+        got = our_steps(one, work / "theirs" / "start", work / "ours")
         assert len(expected) == len(got) == STEPS
         worst = [max(abs(a[k] - b[k]) / abs(b[k]) for a, b in zip(got, expected)) for k in (0, 1)]
         apart = apart or any(found > most for found, most in zip(worst, MOST))

@@ -125,18 +125,12 @@ def main() -> None:
     tokenizer.save_pretrained(Path(given.out) / "model")
     done = trainer.state.global_step * given.batch
     done = min(done, round(len(examples) * given.epochs)) if given.steps < 0 else done
-    (Path(given.out) / "times.json").write_text(
-        json.dumps(
-            {
-                "seconds": seconds,
-                "rows": done,
-                "rows_per_second": done / seconds,
-                "steps": [
-                    [each["loss"], each["grad_norm"]] for each in trainer.state.log_history if "grad_norm" in each
-                ],
-            }
-        )
-    )
+    times: dict[str, Any] = {"seconds": seconds, "rows": done, "rows_per_second": done / seconds}
+    if given.plain:
+        times["steps"] = [
+            [each["loss"], each["grad_norm"]] for each in trainer.state.log_history if "grad_norm" in each
+        ]
+    (Path(given.out) / "times.json").write_text(json.dumps(times))
 
 
 if __name__ == "__main__":
