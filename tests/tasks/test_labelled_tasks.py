@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig, BertForSequenceClassification
 
 from tutelage.data.rows import Labelled, Plain, Preference, Question, Tagged
 from tutelage.data.types import At
@@ -80,6 +81,25 @@ def test_class_weights_and_several_labels(opening: Make) -> None:
     several = [Labelled("sky", at(2), ("a|b",)), Labelled("blue", at(3), ())]
     task = opened(ClassifySpec(multi_label=True, separator="|"), opening(several))
     assert [row.targets.labels.tolist() for row in task.fit(several).rows] == [[[1.0, 1.0]], [[0.0, 0.0]]]
+
+
+def test_of_several_labels_each_has_its_weight_where_it_holds(opening: Make) -> None:
+    rows = [Labelled("sky", at(n), labels) for n, labels in enumerate((("a", "b"), ("a",), (), ("a",)))]
+    balanced = opened(ClassifySpec(multi_label=True, class_weights="balanced"), opening(rows))
+    assert balanced.spec.class_weights == {"a": pytest.approx(1 / 3), "b": 3.0}
+    given = opened(ClassifySpec(multi_label=True, class_weights={"b": 5.0}), opening(rows))
+    fitted = given.fit(rows)
+    assert {float(row.targets.weights[0]) for row in fitted.rows} == {1.0}
+    config = BertConfig(
+        vocab_size=len(given.tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        num_labels=2,
+    )  # fmt: skip
+    backbone = given.backbone(BertForSequenceClassification(config).eval())
+    layout = make_layout(fitted.rows, share_prefix=False)
+    scores = backbone.scores(layout).detach()
+    labels = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    expected = torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 5.0]))(scores, labels)
+    assert given.loss(backbone, layout).value / 4 == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_a_preference_is_one_row_of_two_texts(opening: Make) -> None:

@@ -17,10 +17,15 @@ def one_of(scores: Tensor, labels: Tensor, weights: Tensor) -> LossSum:
     return _sum(losses, weights, scores.argmax(-1) == labels)
 
 
-def any_of(scores: Tensor, labels: Tensor, weights: Tensor) -> LossSum:
-    """Mean binary cross-entropy over classes, any of which may hold: scores [M, C], labels [M, C]."""
-    losses = functional.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), reduction="none").mean(-1)
-    return _sum(losses, weights, ((scores > 0) == (labels > 0.5)).all(-1))
+def any_of(scores: Tensor, labels: Tensor, weights: Tensor, positive: Tensor | None = None) -> LossSum:
+    """Mean binary cross-entropy over classes, any of which may hold: scores [M, C], labels [M, C].
+
+    `positive` [C] weighs a class's term in the rows where it holds (`pos_weight` of torch's BCEWithLogitsLoss).
+    """
+    losses = functional.binary_cross_entropy_with_logits(
+        scores, labels.to(scores.dtype), reduction="none", pos_weight=positive
+    )
+    return _sum(losses.mean(-1), weights, ((scores > 0) == (labels > 0.5)).all(-1))
 
 
 def squared(scores: Tensor, labels: Tensor, weights: Tensor) -> LossSum:

@@ -28,7 +28,7 @@ from tutelage.models.types import HeadWanted
 from tutelage.registry import suggestion
 from tutelage.tasks import verbalise
 from tutelage.tasks.batching import per_row
-from tutelage.tasks.labels import class_weights, label_names
+from tutelage.tasks.labels import class_weights, label_names, positive_weights
 from tutelage.tasks.scored import Scored
 from tutelage.tasks.types import TASKS, Bound, Opening, require_family
 from tutelage.taskspec import ClassifySpec
@@ -52,7 +52,10 @@ class Classify:
         if spec.num_labels != 1:
             names = label_names(rows, others, _labels, spec.labels)
             _check_thresholds(spec, names)
-            weights = class_weights(names, [label for row in rows for label in row.labels], spec.class_weights)
+            if spec.multi_label:
+                weights = positive_weights(names, [row.labels for row in rows], spec.class_weights)
+            else:
+                weights = class_weights(names, [label for row in rows for label in row.labels], spec.class_weights)
             spec = spec.model_copy(update={"labels": list(names), "class_weights": weights})
         if spec.verbalised:
             return verbalise.open_verbalised(spec, opening)
@@ -170,13 +173,16 @@ class HeadClassifier(Scored):
         if self.spec.num_labels == 1:
             return np.array([score_of(row)], dtype=np.float32), 1.0
         at = [self.names.index(label) for label in row.labels]
-        given = self.spec.class_weights
-        weight = [given[label] for label in row.labels] if isinstance(given, dict) else [1.0]
         if not self.spec.multi_label:
-            return np.array(at, dtype=np.int64), weight[0]
+            return np.array(at, dtype=np.int64), self._weights[row.labels[0]]
         hot = np.zeros((1, len(self.names)), dtype=np.float32)
         hot[0, at] = 1.0
-        return hot, sum(weight) / len(weight) if weight else 1.0
+        return hot, 1.0
+
+    @property
+    def _weights(self) -> dict[str, float]:
+        given = self.spec.class_weights
+        return given if isinstance(given, dict) else dict.fromkeys(self.names, 1.0)
 
     def _fit_pairs(self, rows: Sequence[Preference]) -> Fitted:
         """A preference is one row of two texts that do not see each other."""
@@ -236,8 +242,10 @@ class HeadClassifier(Scored):
             pairs = layout.labels.dtype == torch.int64
             squares = head_loss.squared
             return head_loss.ranked(scores, layout.weights) if pairs else squares(scores, layout.labels, layout.weights)
-        of = head_loss.any_of if self.spec.multi_label else head_loss.one_of
-        return of(scores, layout.labels, layout.weights)
+        if self.spec.multi_label:
+            positive = scores.new_tensor([self._weights[name] for name in self.names])
+            return head_loss.any_of(scores, layout.labels, layout.weights, positive)
+        return head_loss.one_of(scores, layout.labels, layout.weights)
 
     def predict(self, backbone: Headed, rows: Sequence[Row], plan: ExecutionPlan) -> list[Prediction]:
         """The likeliest label, the labels over their thresholds, or the score; of a preference whether it is ranked right."""

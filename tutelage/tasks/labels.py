@@ -38,6 +38,24 @@ def class_weights(
     names: tuple[str, ...], labels: Iterable[str], given: str | dict[str, float] | None
 ) -> dict[str, float]:
     """The loss weight of each label: as given, or n / (C · count) (scikit-learn's "balanced")."""
+    if given == "balanced":
+        counts = Counter(labels)
+        whole = sum(counts.values())
+        return {name: whole / (len(names) * counts[name]) if counts[name] else 1.0 for name in names}
+    return _as_given(names, given)
+
+
+def positive_weights(
+    names: tuple[str, ...], rows: Sequence[Iterable[str]], given: str | dict[str, float] | None
+) -> dict[str, float]:
+    """The loss weight of each of several labels in rows where it holds: as given, or rows without / rows with it."""
+    if given == "balanced":
+        counts = Counter(label for labels in rows for label in set(labels))
+        return {name: (len(rows) - counts[name]) / counts[name] if 0 < counts[name] < len(rows) else 1.0 for name in names}
+    return _as_given(names, given)
+
+
+def _as_given(names: tuple[str, ...], given: str | dict[str, float] | None) -> dict[str, float]:
     if isinstance(given, dict):
         unknown = sorted(set(given) - set(names))
         if unknown:
@@ -46,8 +64,4 @@ def class_weights(
                 fix=suggestion(unknown[0], list(names)),
             )  # fmt: skip
         return {name: given.get(name, 1.0) for name in names}
-    if given is None:
-        return dict.fromkeys(names, 1.0)
-    counts = Counter(labels)
-    whole = sum(counts.values())
-    return {name: whole / (len(names) * counts[name]) if counts[name] else 1.0 for name in names}
+    return dict.fromkeys(names, 1.0)
