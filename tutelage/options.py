@@ -123,7 +123,8 @@ class Evaluate:
     skip_forgetting: Annotated[bool, "do not measure what a run forgot"] = False
     probes: Annotated[str | None, "a folder with further probes (docs/evaluation.md)"] = None
     label_next: Annotated[
-        str | None, "unlabelled rows with a `text` (or `tokens`): write them ordered by how unsure the model is"
+        str | None,
+        "unlabelled rows (`text`, `tokens`, or `question` and `context`): write them, those it is least sure of first",
     ] = None
     learning_curve: Annotated[bool, "train on 25 and 50 % of a run's rows too: would more labels help?"] = False
     seed: Annotated[int, "of the resampling, and of the sampled answers that the divergence is measured on"] = 0

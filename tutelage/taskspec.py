@@ -33,7 +33,8 @@ class ClassifySpec(Spec):
     multi_label: bool = Field(False, description="any number of labels may hold")
     separator: str | None = Field(None, description="what stands between labels in a CSV field, e.g. `|`")
     class_weights: Literal["balanced"] | dict[str, Weight] | None = Field(
-        None, description="loss weight per label (multi_label: in rows where it holds); balanced: inverse to how often it occurs"
+        None,
+        description="loss weight per label (multi_label: in rows where it holds); balanced: inverse to how often it occurs",
     )
     thresholds: Probability | dict[str, Probability] = Field(
         0.5, description="multi_label: the probability from which a label holds"

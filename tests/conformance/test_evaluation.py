@@ -114,6 +114,32 @@ def test_words_to_tag_next_are_those_it_is_least_sure_of(made: Made, rows_file: 
     assert len(caught.value.problems) == 2
 
 
+def test_questions_to_answer_next_are_those_it_is_least_sure_of(made: Made, rows_file: Made, tmp_path: Path) -> None:
+    kind, task = CASES["extract"]
+    data = rows_file("extract")
+    run = short_run(made(kind), tmp_path / "run", task, [str(data)])
+    known = json.loads(data.read_text().splitlines()[0])
+    unlabelled = tmp_path / "unlabelled.jsonl"
+    rows = [
+        {"question": known["question"], "context": known["context"], "from": "mail"},
+        {"question": "who sees the moon", "context": known["context"]},
+        {"question": "who sees the moon", "context": known["context"]},
+    ]
+    unlabelled.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = tutelage.evaluate(run, data=str(data), label_next=str(unlabelled), skip_forgetting=True)
+    lines = [json.loads(line) for line in Path(found["label_next"]).read_text().splitlines()]
+    assert sorted(line["row"] for line in lines) == [1, 2]  # the third is the second again
+    assert 1 >= lines[0]["uncertainty"] >= lines[1]["uncertainty"] >= 0
+    assert all(line["guess"] in line["context"] for line in lines)
+    assert next(line for line in lines if line["row"] == 1)["from"] == "mail"
+    unlabelled.write_text('{"question": "who"}\n{"context": "a night"}\n')
+    with pytest.raises(DataError, match="no `context`") as caught:
+        tutelage.evaluate(run, data=str(data), label_next=str(unlabelled), skip_forgetting=True)
+    assert [problem.what for problem in caught.value.problems] == [
+        "this row has no `context`", "this row has no `question`",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("case", ["classify", "several", "verbalised", "tag"])
 def test_rows_that_count_one_each_keep_the_labels_of_the_task(
     case: str, made: Made, rows_file: Made, tmp_path: Path

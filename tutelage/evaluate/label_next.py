@@ -1,12 +1,12 @@
 """Which unlabelled rows to label next: those of which the model is least sure, without taking the same text twice."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tutelage.data.formats.entities import WORD
-from tutelage.data.rows import Labelled, Tagged
+from tutelage.data.rows import Labelled, Question, Tagged
 from tutelage.data.sources import files, read
 from tutelage.data.types import At
 from tutelage.errors import DataError, Problem
@@ -17,7 +17,8 @@ LABEL_NEXT = "label-next.jsonl"
 
 @dataclass(frozen=True)
 class Uncertain:
-    """One row, with how unsure the model is of it: 0 is certain, 1 as unsure as can be (of words or a text: nats for each)."""
+    """One row, with how unsure the model is of it: 0 is certain, 1 as unsure as can be (of words or a text: nats for each;
+    of an answer that it finds in a context: 1 - its probability among all spans)."""
 
     prediction: Prediction
     uncertainty: float
@@ -35,31 +36,51 @@ def label_next(rows: Iterable[Uncertain]) -> list[Uncertain]:
     return sorted(found, key=lambda item: (-item.uncertainty, item.prediction.at))
 
 
-def unlabelled(data: str, *, words: bool = False) -> dict[At, dict[str, object]]:
-    """The rows without labels, by their places; each has a `text`, and perhaps a `text_pair`. All problems at once.
+def unlabelled(data: str, task: str) -> dict[At, dict[str, object]]:
+    """The rows without labels, by their places. All problems at once.
 
-    With `words` the rows are to be tagged: a list of `tokens` does as well, and a text gets one.
+    `classify` wants a `text`, and perhaps a `text_pair`; `tag` a `text`, which gets a list of `tokens`, or that list;
+    `extract` a `question` and its `context`.
     """
     found: dict[At, dict[str, object]] = {}
     problems: list[Problem] = []
+    missing, fix = MISSING[task]
     for item in (item for file in files(data) for item in read(file)):
         if isinstance(item, Problem):
             problems.append(item)
             continue
         at, row = item
-        if words and (tokens := _tokens(row)):
-            found[at] = {**row, "tokens": tokens}
-        elif words:
-            fix = "write them as `text`, or as a list `tokens`"
-            problems.append(Problem("this row has no words", str(at), fix=fix))
-        elif isinstance(row.get("text"), str) and isinstance(row.get("text_pair", ""), str):
-            found[at] = row
+        if missing(row):
+            problems.append(Problem(missing(row), str(at), fix=fix))
         else:
-            what = "this row has no `text`" if "text" not in row else "`text` or `text_pair` is no text"
-            problems.append(Problem(what, str(at), fix="write the text to label as `text`"))
+            found[at] = {**row, "tokens": _tokens(row)} if task == "tag" else row
     if problems:
         raise DataError(problems)
     return found
+
+
+def _missing_text(row: Mapping[str, object]) -> str:
+    if isinstance(row.get("text"), str) and isinstance(row.get("text_pair", ""), str):
+        return ""
+    return "this row has no `text`" if "text" not in row else "`text` or `text_pair` is no text"
+
+
+def _missing_words(row: Mapping[str, object]) -> str:
+    return "" if _tokens(row) else "this row has no words"
+
+
+def _missing_question(row: Mapping[str, object]) -> str:
+    blank = [f"`{name}`" for name in ("question", "context") if not str(row.get(name) or "").strip()]
+    return f"this row has no {' and no '.join(blank)}" if blank else ""
+
+
+MISSING: dict[
+    str, tuple[Callable[[Mapping[str, object]], str], str]
+] = {  # of a task's rows what they lack, and its fix
+    "classify": (_missing_text, "write the text to label as `text`"),
+    "tag": (_missing_words, "write them as `text`, or as a list `tokens`"),
+    "extract": (_missing_question, "write a `question` and the `context` to find its answer in"),
+}
 
 
 def as_labelled(rows: Mapping[At, Mapping[str, object]], placeholder: tuple[str, ...]) -> tuple[Labelled, ...]:
@@ -71,9 +92,14 @@ def as_labelled(rows: Mapping[At, Mapping[str, object]], placeholder: tuple[str,
 
 
 def as_tagged(rows: Mapping[At, Mapping[str, object]]) -> list[Tagged]:
-    """The rows of `unlabelled` with `words`; every tag is outside, and no probability depends on it."""
+    """The rows of `unlabelled` to tag; every tag is outside, and no probability depends on it."""
     found = ((at, tuple(_tokens(row))) for at, row in rows.items())
     return [Tagged(words, ("O",) * len(words), at) for at, words in found]
+
+
+def as_questions(rows: Mapping[At, Mapping[str, object]]) -> list[Question]:
+    """Questions without an answer."""
+    return [Question(str(row["context"]), str(row["question"]), at) for at, row in rows.items()]
 
 
 def uncertainty(prediction: Prediction) -> float:

@@ -13,8 +13,10 @@ from tutelage.evaluate.aftermath import can_be_probed
 from tutelage.evaluate.files import write_predictions
 from tutelage.evaluate.forgetting import Probed, probe
 from tutelage.evaluate.label_next import (
+    MISSING,
     Uncertain,
     as_labelled,
+    as_questions,
     as_rows,
     as_tagged,
     label_next,
@@ -31,9 +33,10 @@ from tutelage.methods.opening import open_model
 from tutelage.metrics import Prediction
 from tutelage.tasks import chat
 from tutelage.tasks.chat_answers import encoded_rows, predict
+from tutelage.tasks.extract import Extractor
 from tutelage.tasks.opening import OpenedTask, open_for_task
 from tutelage.tasks.tag import Tagger
-from tutelage.taskspec import ChatSpec, ClassifySpec, TagSpec, TaskSpec
+from tutelage.taskspec import ChatSpec, ClassifySpec, TaskSpec
 
 Say = Callable[[str], None]
 
@@ -130,14 +133,14 @@ def score_model(
 
 def least_sure(model: str, data: str, asked: Asked, rows: Rows) -> list[dict[str, Any]]:
     """The unlabelled rows of `data` by how unsure the model is of their labels."""
-    if not isinstance(asked.spec, ClassifySpec | TagSpec) or getattr(asked.spec, "num_labels", None):
+    if asked.task not in MISSING or getattr(asked.spec, "num_labels", None):
         raise UsageError(
             f"rows to label next are not found for the task {asked.task}" + (" with scores" if asked.task == "classify" else ""),
             where="label_next",
-            why="they are ordered by the probabilities of their labels", fix="--task classify, or --task tag",
+            why="they are ordered by the probabilities of their labels", fix=f"--task {', or --task '.join(MISSING)}",
         )  # fmt: skip
     opened = open_for_task(model, task=asked.spec, rows=rows.training_rows, precision=asked.precision)
-    found = unlabelled(data, words=isinstance(opened.task, Tagger))
+    found = unlabelled(data, asked.task)
     return as_rows(label_next(_uncertain(opened, found)), found)
 
 
@@ -149,6 +152,14 @@ def _uncertain(opened: OpenedTask, rows: Mapping[At, Mapping[str, object]]) -> l
             Uncertain(Prediction(row.at, " ".join(row.words), (), tags.names), unsure_of_tags(tags.chances))
             for row, tags in marked
         ]
+    if isinstance(opened.task, Extractor):
+        asked = as_questions(rows)
+        answers = opened.task.answer(opened.backbone, asked, opened.plan, may_be_none=bool(opened.task.spec.no_answer))
+        return [
+            Uncertain(Prediction(row.at, row.question + row.context, (), row.context[found.start : found.stop]), 1 - found.chance)
+            for row, found in zip(asked, answers)
+            if found.tokens  # else the question leaves no room for its context
+        ]  # fmt: skip
     known = opened.task.spec
     assert isinstance(known, ClassifySpec)
     placeholder = () if known.multi_label else tuple((known.labels or [])[:1])

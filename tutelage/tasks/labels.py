@@ -51,7 +51,9 @@ def positive_weights(
     """The loss weight of each of several labels in rows where it holds: as given, or rows without / rows with it."""
     if given == "balanced":
         counts = Counter(label for labels in rows for label in set(labels))
-        return {name: (len(rows) - counts[name]) / counts[name] if 0 < counts[name] < len(rows) else 1.0 for name in names}
+        return {
+            name: (len(rows) - counts[name]) / counts[name] if 0 < counts[name] < len(rows) else 1.0 for name in names
+        }
     return _as_given(names, given)
 
 
