@@ -1,6 +1,7 @@
 """Every task through `evaluate`: the untouched model and the tuned one, by the same code, with intervals."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,24 @@ def test_a_tuned_model_is_better_than_the_untouched_one(case: str, made: Made, r
     if case in ("classify", "verbalised", "tag"):
         assert found["per_class"]
     json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "case", "task"),
+    [("t5", "seq2seq", CASES["seq2seq"][1]), ("llama", "seq2seq", {"kind": "seq2seq", "instruction": "{source}"}),
+     ("llama", "text", {"kind": "text"})],
+)  # fmt: skip
+def test_the_loss_of_references_is_the_held_out_loss_of_training(
+    model: str, case: str, task: Any, made: Made, rows_file: Made, tmp_path: Path
+) -> None:
+    data = str(rows_file(case))
+    run = short_run(made(model), tmp_path / "run", task, [data], validation=data)
+    events = map(json.loads, (Path(run) / "events.jsonl").read_text().splitlines())
+    losses = [event["loss"] for event in events if event["event"] == "validated"]
+    found = tutelage.evaluate(run, data=data, skip_forgetting=True)["metrics"]
+    assert found["loss"]["value"] == pytest.approx(min(losses), rel=1e-4)
+    assert found["perplexity"]["value"] == pytest.approx(math.exp(min(losses)), rel=1e-4)
+    assert found["bits_per_byte"]["value"] > 0
 
 
 def test_unlabelled_rows_are_ordered_by_doubt(made: Made, rows_file: Made, tmp_path: Path) -> None:

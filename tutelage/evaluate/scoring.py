@@ -16,7 +16,7 @@ SETS: dict[str, tuple[str, ...]] = {
     "classify": LABELS,
     "tag": ("entity_f1", "entity_precision", "entity_recall", "entity_f1_macro", "entity_f1_strict", "tag_accuracy"),
     "extract": ("exact_match", "token_f1", "empty"),
-    "seq2seq": ("chrf", "bleu", "rouge_1", "rouge_2", "rouge_l", "length_ratio", "stopped"),
+    "seq2seq": ("chrf", "bleu", "rouge_1", "rouge_2", "rouge_l", "length_ratio", "stopped", *LIKELIHOOD),
     "text": LIKELIHOOD,
 }
 # The metric that stands for a task where one is asked for: in slices, and to find the worst rows.

@@ -1,4 +1,4 @@
-"""How likely a causal model finds given tokens: the loss of every target of every row, without storing logits."""
+"""How likely a model finds given tokens: the loss of every target of every row, without storing logits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +13,8 @@ from tutelage.encode.types import Encoded, Layout
 from tutelage.engine.attention import switch_off
 from tutelage.engine.backbone import Backbone, make_backbone
 from tutelage.engine.loss import losses_from_logits, token_losses
+from tutelage.engine.precision import ExecutionPlan
+from tutelage.metrics.types import Likelihood
 
 BUDGET = 1024  # tokens of a micro-batch; on a CPU more is not faster
 
@@ -29,6 +31,14 @@ def target_losses(backbone: Backbone, rows: Sequence[Encoded], budget: int = BUD
         for place, part in zip(group, np.split(losses, np.cumsum(counts)[:-1])):
             found[place] = part
     return found
+
+
+@torch.no_grad()
+def likelihood(task: Any, backbone: Any, rows: Sequence[Encoded], text: str, plan: ExecutionPlan) -> Likelihood:
+    """How likely the model finds the targets of `rows`, which are those of `text`, by the loss of their bound task."""
+    layouts = task.layouts(rows, plan)
+    nats = float(sum(task.loss(backbone, layout).value for layout in layouts))
+    return Likelihood(nats, sum(int((layout.weights != 0).sum()) for layout in layouts), len(text.encode()))
 
 
 def backbone_of(model: Any) -> Backbone:

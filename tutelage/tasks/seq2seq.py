@@ -29,7 +29,9 @@ from tutelage.generate.decode import context_limit
 from tutelage.metrics.types import Prediction
 from tutelage.models.types import HeadWanted
 from tutelage.tasks.asked import Asked
-from tutelage.tasks.chat import BoundChat, open_chat
+from tutelage.tasks.chat import BoundChat, open_chat, with_system
+from tutelage.tasks.chat_answers import encoded_rows, likelihoods
+from tutelage.tasks.likelihood import likelihood
 from tutelage.tasks.shown import examine_tokens, paired_examples
 from tutelage.tasks.types import TASKS, Bound, Opening, require_family
 from tutelage.taskspec import ChatSpec, Seq2SeqSpec
@@ -150,7 +152,8 @@ class Pairs:
         return linear_cross_entropy(picked, backbone.head_rule(), layout.labels, layout.weights, fast=fast)
 
     def predict(self, backbone: Paired, rows: Sequence[Row], plan: ExecutionPlan) -> list[Prediction]:
-        """What the model writes with the recipe's generation settings, in batches of similar length."""
+        """What the model writes with the recipe's generation settings, in batches of similar length, and how likely it finds
+        the first target."""
         fitted = self.fit(rows)
         of = {row.at: row for row in rows if isinstance(row, Pair)}
         written: dict[int, tuple[str, bool]] = {}
@@ -163,14 +166,16 @@ class Pairs:
                 written[index] = (str(self.tokenizer.decode(line, skip_special_tokens=True)).strip(), eos in line[1:])
         return [
             Prediction(
-                row.at,
-                of[row.at].source,
-                of[row.at].targets,
-                written[i][0],
+                row.at, of[row.at].source, of[row.at].targets, written[i][0],
+                likelihood=likelihood(self, backbone, [row], self._target(of[row.at], row), plan),
                 ended="stop" if written[i][1] else "length",
             )
             for i, row in enumerate(fitted.rows)
-        ]
+        ]  # fmt: skip
+
+    def _target(self, pair: Pair, row: Encoded) -> str:
+        """The text that the row's targets are."""
+        return str(self.tokenizer.decode(row.ids[1:], skip_special_tokens=True)) if row.cut else pair.targets[0]
 
 
 @dataclass(frozen=True)
@@ -190,18 +195,25 @@ class CausalPairs(Asked):
         return [self.conversation(row) for row in rows if isinstance(row, Pair)]
 
     def predict(self, backbone: Backbone, rows: Sequence[Row], plan: ExecutionPlan) -> list[Prediction]:
-        """The model's greedy answer to each instruction that its context holds, in batches."""
-        first = [Message("system", self.spec.system)] if self.spec.system else []
+        """The model's greedy answer to each instruction that its context holds, in batches, and how likely it finds the
+        first target."""
         pairs, prompts, limit = [], [], context_limit(backbone.model)
         for row in (row for row in rows if isinstance(row, Pair)):
-            prompt = self.template.prompt([*first, *self.conversation(row).messages[:1]])
+            prompt = self.template.prompt(with_system(self.conversation(row), self.spec.system).messages[:-1])
             if limit is None or len(prompt) < limit:
                 pairs.append(row)
                 prompts.append(prompt)
         answers = generate(
             backbone.model, prompts, stop_ids=self.template.stop_ids, max_tokens=self.spec.max_target_tokens
         )
+        asked = self.conversations(pairs)
+        long = {one.at for one in encoded_rows(self.template, self.chat.spec, asked) if limit and len(one.ids) > limit}
+        within = [one for one in asked if one.at not in long]
+        likely = likelihoods(backbone.model, self.template, self.chat.spec, within)
         return [
-            Prediction(row.at, row.source, row.targets, text_of(self.template, answer), ended=answer.ended)
+            Prediction(
+                row.at, row.source, row.targets, text_of(self.template, answer), likelihood=likely.get(row.at),
+                ended=answer.ended,
+            )
             for row, answer in zip(pairs, answers)
-        ]
+        ]  # fmt: skip

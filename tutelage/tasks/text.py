@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from tutelage.data.rows import Plain
 from tutelage.data.types import Row
@@ -24,10 +23,11 @@ from tutelage.engine.headed import Headed
 from tutelage.engine.loss import LossSum, reference_from_logits
 from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import RecipeError
-from tutelage.metrics.types import Likelihood, Prediction
+from tutelage.metrics.types import Prediction
 from tutelage.models.types import HeadWanted
 from tutelage.tasks import chat
 from tutelage.tasks.batching import packed
+from tutelage.tasks.likelihood import likelihood
 from tutelage.tasks.scored import Scored
 from tutelage.tasks.shown import examine_tokens, token_examples
 from tutelage.tasks.types import TASKS, Bound, Opening, require_family
@@ -205,11 +205,6 @@ def likelihoods(
     found = []
     for row in rows:
         assert isinstance(row, Plain)
-        fitted = task.fit([row])
-        with torch.no_grad():
-            results = [(task.loss(backbone, layout), layout) for layout in task.layouts(fitted.rows, plan)]
-        nats = float(sum(result.value for result, _ in results))
-        size = sum(int((layout.weights != 0).sum()) for _, layout in results)
-        likelihood = Likelihood(nats, size, len(row.text.encode()))
-        found.append(Prediction(row.at, row.text[:80], row.text, "", likelihood=likelihood))
+        likely = likelihood(task, backbone, task.fit([row]).rows, row.text, plan)
+        found.append(Prediction(row.at, row.text[:80], row.text, "", likelihood=likely))
     return found
