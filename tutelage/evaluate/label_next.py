@@ -50,8 +50,8 @@ def unlabelled(data: str, task: str) -> dict[At, dict[str, object]]:
             problems.append(item)
             continue
         at, row = item
-        if missing(row):
-            problems.append(Problem(missing(row), str(at), fix=fix))
+        if lack := missing(row):
+            problems.append(Problem(lack, str(at), fix=fix))
         else:
             found[at] = {**row, "tokens": _tokens(row)} if task == "tag" else row
     if problems:
@@ -70,13 +70,13 @@ def _missing_words(row: Mapping[str, object]) -> str:
 
 
 def _missing_question(row: Mapping[str, object]) -> str:
-    blank = [f"`{name}`" for name in ("question", "context") if not str(row.get(name) or "").strip()]
+    values = {name: row.get(name) for name in ("question", "context")}
+    blank = [f"`{name}`" for name, value in values.items() if not isinstance(value, str) or not value.strip()]
     return f"this row has no {' and no '.join(blank)}" if blank else ""
 
 
-MISSING: dict[
-    str, tuple[Callable[[Mapping[str, object]], str], str]
-] = {  # of a task's rows what they lack, and its fix
+Lack = Callable[[Mapping[str, object]], str]
+MISSING: dict[str, tuple[Lack, str]] = {  # for each task: what a row lacks, or nothing; and how to mend it
     "classify": (_missing_text, "write the text to label as `text`"),
     "tag": (_missing_words, "write them as `text`, or as a list `tokens`"),
     "extract": (_missing_question, "write a `question` and the `context` to find its answer in"),

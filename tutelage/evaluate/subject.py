@@ -156,10 +156,10 @@ def _uncertain(opened: OpenedTask, rows: Mapping[At, Mapping[str, object]]) -> l
         asked = as_questions(rows)
         answers = opened.task.answer(opened.backbone, asked, opened.plan, may_be_none=bool(opened.task.spec.no_answer))
         return [
-            Uncertain(Prediction(row.at, row.question + row.context, (), row.context[found.start : found.stop]), 1 - found.chance)
-            for row, found in zip(asked, answers)
-            if found.tokens  # else the question leaves no room for its context
-        ]  # fmt: skip
+            Uncertain(Prediction(row.at, "\n".join(row.asked()), (), row.context[one.start : one.stop]), 1 - one.chance)
+            for row, one in zip(asked, answers)
+            if one.tokens  # else the question leaves no room for its context
+        ]
     known = opened.task.spec
     assert isinstance(known, ClassifySpec)
     placeholder = () if known.multi_label else tuple((known.labels or [])[:1])
