@@ -35,17 +35,20 @@ def measured(command: list[str], log: Path) -> float:
     return float(result.peak_mib)
 
 
-def ours(one: Set, seed: int, out: Path, steps: int | None, precision: str = "auto") -> dict[str, Any]:
-    recipe = {
+def recipe_of(one: Set, seed: int, out: Path, steps: int | None, precision: str) -> dict[str, Any]:
+    return {
         "model": one.model, "task": one.task, "data": {"train": [str(one.train)]}, "method": one.method, "seed": seed,
         "precision": precision,
         "optim": {"learning_rate": one.rate, "epochs": one.epochs, "batch_size": one.batch, "schedule": "linear",
                   "warmup": 0.0, "steps": steps},
         "max_tokens": one.max_tokens, "over_length": "truncate", "out": str(out),
     }  # fmt: skip
+
+
+def ours(one: Set, seed: int, out: Path, steps: int | None, precision: str = "auto") -> dict[str, Any]:
     out.parent.mkdir(parents=True, exist_ok=True)
     path = out.with_suffix(".yaml")
-    path.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
+    path.write_text(json.dumps(recipe_of(one, seed, out, steps, precision)), encoding="utf-8")  # JSON is YAML
     peak = measured([sys.executable, "-m", "tutelage", "train", str(path)], out.with_suffix(".log"))
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
     steps_made = [event for event in events if event["event"] == "step"]

@@ -1,7 +1,7 @@
 """The reference: transformers' Trainer on the same rows, in its own environment. Saves the model; writes times as JSON.
 
-With `--plain` there is no dropout, the model is also saved before the first step, and each step's figures are written: what
-`same_steps.py` compares with ours.
+With `--plain` there is no dropout, the model is also saved before the first step, and each step's figures and the order of
+the rows are written: what `same_steps.py` and `same_order.py` compare with ours.
 """
 
 import argparse
@@ -26,11 +26,13 @@ from transformers import (
 class Rows(torch.utils.data.Dataset):  # type: ignore[type-arg]
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
+        self.read: list[int] = []
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        self.read.append(int(index))
         return self.rows[index]
 
 
@@ -117,7 +119,8 @@ def main() -> None:
         bf16=given.precision == "bf16", use_cpu=True, save_strategy="no", report_to=[],
         gradient_accumulation_steps=given.accumulate, logging_steps=1 if given.plain else 10**9, dataloader_pin_memory=False,
     )  # fmt: skip
-    trainer = Trainer(model, arguments, train_dataset=Rows(examples), data_collator=collator(tokenizer))
+    data = Rows(examples)
+    trainer = Trainer(model, arguments, train_dataset=data, data_collator=collator(tokenizer))
     start = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - start
@@ -130,6 +133,7 @@ def main() -> None:
         times["steps"] = [
             [each["loss"], each["grad_norm"]] for each in trainer.state.log_history if "grad_norm" in each
         ]
+        times["order"] = data.read
     (Path(given.out) / "times.json").write_text(json.dumps(times))
 
 
