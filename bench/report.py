@@ -11,6 +11,7 @@ SECTIONS = {
     "speed-lora-amx.json": speed_section,
     "speed-full.json": speed_section,
     "speed-qlora.json": speed_section,
+    "speed-qlora-amx.json": speed_section,
     "speed-first.json": first_section,
     "quality-lora.json": quality_section,
     "quality-full.json": quality_section,
