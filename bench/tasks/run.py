@@ -50,11 +50,16 @@ def ours(one: Set, seed: int, out: Path, steps: int | None, precision: str = "au
     path = out.with_suffix(".yaml")
     path.write_text(json.dumps(recipe_of(one, seed, out, steps, precision)), encoding="utf-8")  # JSON is YAML
     peak = measured([sys.executable, "-m", "tutelage", "train", str(path)], out.with_suffix(".log"))
-    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-    steps_made = [event for event in events if event["event"] == "step"]
+    steps_made = steps_of(out)
     seconds = sum(event["seconds"] for event in steps_made)
     rows = len(one.train.read_text(encoding="utf-8").splitlines()) * steps_made[-1]["epoch"]
     return {"seconds": seconds, "rows_per_second": rows / seconds, "peak_mib": peak, "model": str(out)}
+
+
+def steps_of(out: Path) -> list[dict[str, Any]]:
+    """The events of a run's steps."""
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    return [event for event in events if event["event"] == "step"]
 
 
 def theirs(

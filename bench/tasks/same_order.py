@@ -8,16 +8,16 @@ beside that is the order, the dropout and the precision.
 
 import argparse
 import dataclasses
-import json
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 import tutelage  # noqa: E402
-from bench.tasks.run import recipe_of, scored, theirs  # noqa: E402
+from bench.tasks.run import recipe_of, scored, steps_of, theirs  # noqa: E402
 from bench.tasks.sets import DATA, SETS, Set  # noqa: E402
 from tutelage.encode import batches  # noqa: E402
 from tutelage.recipe import make_recipe  # noqa: E402
@@ -25,8 +25,8 @@ from tutelage.recipe import make_recipe  # noqa: E402
 FIRST = 100
 
 
-def in_order(one: Set, seed: int, order: Sequence[Sequence[int]], out: Path) -> list[float]:
-    """Train on the rows in `order`, a list for each epoch; the loss of each step."""
+def in_order(one: Set, seed: int, order: np.ndarray, out: Path) -> list[float]:
+    """Train on the rows in `order` [epochs, rows]; the loss of each step."""
     shutil.rmtree(out, ignore_errors=True)
     usual = batches._order
     batches._order = lambda rows, seed, epoch, weights: order[epoch]  # type: ignore[assignment, misc]
@@ -34,8 +34,7 @@ def in_order(one: Set, seed: int, order: Sequence[Sequence[int]], out: Path) -> 
         tutelage.train(make_recipe(recipe_of(one, seed, out, None, "fp32")))
     finally:
         batches._order = usual  # type: ignore[misc]
-    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-    return [event["loss"] for event in events if event["event"] == "step"]
+    return [step["loss"] for step in steps_of(out)]
 
 
 def main() -> None:
@@ -52,9 +51,7 @@ def main() -> None:
         for seed in given.seeds:
             peer, out = work / f"theirs-{seed}", work / f"ours-{seed}"
             expected = theirs(one, seed, peer, given.peer, "fp32", None, "--plain")
-            epochs = [
-                list(part) for part in zip(*[iter(expected["order"])] * (len(expected["order"]) // int(one.epochs)))
-            ]
+            epochs = np.reshape(expected["order"], (int(one.epochs), -1))
             losses = in_order(dataclasses.replace(one, model=str(peer / "start")), seed, epochs, out)
             apart = [abs(a - b) / abs(b) for a, (b, _) in zip(losses, expected["steps"])]
             made = {"model": str(out)}

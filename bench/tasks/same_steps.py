@@ -14,7 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
-from bench.tasks.run import ours, theirs  # noqa: E402
+from bench.tasks.run import ours, steps_of, theirs  # noqa: E402
 from bench.tasks.sets import DATA, SETS, Set, write  # noqa: E402
 
 ROWS, STEPS, MOST = 16, 20, (1e-4, 2e-3)
@@ -42,8 +42,7 @@ def their_steps(one: Set, out: Path, peer: str) -> list[list[float]]:
 
 def our_steps(one: Set, start: Path, out: Path) -> list[list[float]]:
     ours(dataclasses.replace(one, model=str(start)), 0, out, None, "fp32")
-    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-    return [[event["loss"], event["gradient_norm"]] for event in events if event["event"] == "step"]
+    return [[step["loss"], step["gradient_norm"]] for step in steps_of(out)]
 
 
 def main() -> None:

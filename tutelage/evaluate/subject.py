@@ -32,7 +32,7 @@ from tutelage.generate.decode import context_limit
 from tutelage.methods.opening import open_model
 from tutelage.metrics import Prediction
 from tutelage.tasks import chat
-from tutelage.tasks.chat_answers import encoded_rows, predict
+from tutelage.tasks.chat_answers import longer_than, predict
 from tutelage.tasks.extract import Extractor
 from tutelage.tasks.opening import OpenedTask, open_for_task
 from tutelage.tasks.tag import Tagger
@@ -179,6 +179,5 @@ def _that_fit(
 ) -> tuple[list[Conversation], tuple[str, ...]]:
     """The rows whose tokens the model's context holds, and the places of the others."""
     limit = context_limit(model)
-    encoded = encoded_rows(template, spec, rows)
-    long = {one.at for one in encoded if limit is not None and len(one.ids) >= limit}
+    long = longer_than(None if limit is None else limit - 1, template, spec, rows)
     return [row for row in rows if row.at not in long], tuple(str(at) for at in sorted(long))

@@ -65,6 +65,11 @@ def encoded_rows(template: Template, spec: ChatSpec, rows: Sequence[Conversation
     return [row for part in chat.encode(template, spec, rows) for row in Rows.all(part)]
 
 
+def longer_than(most: int | None, template: Template, spec: ChatSpec, rows: Sequence[Conversation]) -> set[At]:
+    """The places of rows of more than `most` tokens; none where that is None."""
+    return set() if most is None else {one.at for one in encoded_rows(template, spec, rows) if len(one.ids) > most}
+
+
 def _trained_bytes(row: Conversation, spec: ChatSpec) -> int:
     turns = [message for message in row.messages if message.role == "assistant" and message.weight != 0]
     return sum(len(message.content.encode()) for message in (turns[-1:] if spec.train_on == "last" else turns))

@@ -30,7 +30,7 @@ from tutelage.metrics.types import Prediction
 from tutelage.models.types import HeadWanted
 from tutelage.tasks.asked import Asked
 from tutelage.tasks.chat import BoundChat, open_chat, with_system
-from tutelage.tasks.chat_answers import encoded_rows, likelihoods
+from tutelage.tasks.chat_answers import likelihoods, longer_than
 from tutelage.tasks.likelihood import likelihood
 from tutelage.tasks.shown import examine_tokens, paired_examples
 from tutelage.tasks.types import TASKS, Bound, Opening, require_family
@@ -207,7 +207,7 @@ class CausalPairs(Asked):
             backbone.model, prompts, stop_ids=self.template.stop_ids, max_tokens=self.spec.max_target_tokens
         )
         asked = self.conversations(pairs)
-        long = {one.at for one in encoded_rows(self.template, self.chat.spec, asked) if limit and len(one.ids) > limit}
+        long = longer_than(limit, self.template, self.chat.spec, asked)
         within = [one for one in asked if one.at not in long]
         likely = likelihoods(backbone.model, self.template, self.chat.spec, within)
         return [
