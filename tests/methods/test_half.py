@@ -124,7 +124,7 @@ def test_a_draw_depends_on_seed_and_round_alone() -> None:
 
 def test_rounds_are_counted_from_the_run_the_epoch_or_steps() -> None:
     def numbers(unit: Any) -> list[int]:
-        return [Halves({}, (), 0, unit).number(step, 3) for step in range(7)]
+        return [Halves({}, 0, (), 0, unit).number(step, 3) for step in range(7)]
 
     assert numbers("run") == [0] * 7
     assert numbers("epoch") == [0, 0, 0, 1, 1, 1, 2]

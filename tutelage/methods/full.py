@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.errors import RecipeError
+from tutelage.methods.fixed import freeze_tables
 from tutelage.methods.fresh import fresh_modules, is_inside
 from tutelage.methods.patterns import matching
 from tutelage.methods.types import METHODS, Trainable, trainable_of
@@ -15,9 +16,11 @@ class Full:
     """Trains all parameters, or some, and stores a `from_pretrained` folder."""
 
     def prepare(self, model: Any, spec: FullSpec, *, seed: int) -> Trainable:
-        """Every parameter of `model` that `train` names (none: all), without those of `freeze`; a task's own head trains in
-        any case. Tied embeddings count once, under each of their names."""
-        model.requires_grad_(True)
+        """Every parameter of `model` that `train` names (none: all), without those of `freeze` and tables that are computed; a
+        task's own head trains in any case. Tied embeddings count once, under each of their names."""
+        tables = freeze_tables(model)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name not in tables)
         if spec.train is None and not spec.freeze:
             return trainable_of(model)
         names: dict[int, list[str]] = {}
@@ -30,7 +33,7 @@ class Full:
         for name, parameter in model.named_parameters():
             same = names[id(parameter)]
             chosen = any(each in wanted for each in same) and not any(each in frozen for each in same)
-            parameter.requires_grad_(chosen or is_inside(name, heads))
+            parameter.requires_grad_(name not in tables and (chosen or is_inside(name, heads)))
         trainable = trainable_of(model)
         if not trainable.parameters:
             raise RecipeError(

@@ -14,6 +14,7 @@ import numpy as np
 from torch import nn
 
 from tutelage.errors import ModelError
+from tutelage.methods.fixed import freeze_tables
 from tutelage.methods.parts import Part, parts_of
 from tutelage.methods.types import METHODS, Draw, Trainable
 from tutelage.models.load import save_model
@@ -24,7 +25,8 @@ from tutelage.recipe import HalfSpec
 class Halves:
     """What may train in a model, and which half of it does in round r: a pure function of (seed, r)."""
 
-    parameters: Mapping[str, nn.Parameter]  # all, tied ones once
+    parameters: Mapping[str, nn.Parameter]  # all but tables that are computed, tied ones once
+    total: int  # values of the whole model
     parts: tuple[Part, ...]
     seed: int
     round: str | int
@@ -53,8 +55,7 @@ class Halves:
         for name, parameter in self.parameters.items():
             parameter.requires_grad_(name in drawn.parameters)
         later = {n: p for n, p in self.parameters.items() if n not in drawn.parameters} if self.round != "run" else {}
-        total = sum(parameter.numel() for parameter in self.parameters.values())
-        return Trainable(drawn.parameters, total, later, self, drawn)
+        return Trainable(drawn.parameters, self.total, later, self, drawn)
 
 
 class Half:
@@ -68,7 +69,10 @@ class Half:
                 "half fine-tuning finds no layers in this model", where="method.kind",
                 why=f"a {model.config.model_type} model has no list of layers", fix="method: full",
             )  # fmt: skip
-        return Halves(dict(model.named_parameters()), parts, seed, spec.round).enter(0)
+        tables = freeze_tables(model)
+        parameters = {name: p for name, p in model.named_parameters() if name not in tables}
+        total = sum(parameter.numel() for parameter in model.parameters())
+        return Halves(parameters, total, parts, seed, spec.round).enter(0)
 
     def save(self, model: Any, spec: HalfSpec, folder: Path, *, base: str) -> None:
         """The whole model, as full fine-tuning does."""
