@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.marian import make_marian
+
 WORDS = [
     "the",
     "sky",
@@ -120,7 +122,11 @@ def made(tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[[str],
             return model_folder(kind)
         if kind not in folders:
             folders[kind] = tmp_path_factory.mktemp(f"model-{kind}")
-            (make_pair_model if kind in ("t5", "bart") else make_encoder)(folders[kind], kind)
+            if kind in ("marian", "marian-two"):
+                lines = (["say: ", *(row[side] for row in ROWS["seq2seq"])] for side in ("source", "target"))
+                make_marian(folders[kind], *lines, separate=kind == "marian-two")
+            else:
+                (make_pair_model if kind in ("t5", "bart") else make_encoder)(folders[kind], kind)
         return folders[kind]
 
     return folder

@@ -34,7 +34,7 @@ TASK: dict[str, Any] = {
 }  # fmt: skip
 FITS = {
     "classify": ("bert", "llama"), "several": ("bert", "llama"), "score": ("bert", "llama"), "preference": ("bert", "llama"),
-    "verbalised": ("llama",), "tag": ("bert", "llama"), "extract": ("bert",), "seq2seq": ("t5", "bart", "llama"),
+    "verbalised": ("llama",), "tag": ("bert", "llama"), "extract": ("bert",), "seq2seq": ("t5", "bart", "marian", "llama"),
     "text": ("bert", "llama"),
 }  # fmt: skip
 METHODS: dict[str, dict[str, Any]] = {
@@ -53,6 +53,8 @@ CASES = [
 CASES += [
     ("classify", "bert", "dora"), ("preference", "llama", "dora"), ("seq2seq", "bart", "dora"), ("seq2seq", "t5", "pissa"),
     ("tag", "bert", "pissa"), ("text", "llama", "pissa"),
+    # a vocabulary for each language
+    ("seq2seq", "marian-two", "full"), ("seq2seq", "marian-two", "lora"),
     # heads and positions of other encoders
     ("classify", "distilbert", "full"), ("classify", "roberta", "lora"), ("classify", "modernbert", "lora"),
     ("classify", "electra", "full"), ("tag", "distilbert", "lora"), ("tag", "roberta", "full"), ("tag", "modernbert", "full"),
@@ -195,7 +197,7 @@ def test_encoder_decoders_read_and_write_no_further_than_their_positions(made: M
     assert caught.value.problems[0].where == "task.max_target_tokens"
 
 
-@pytest.mark.parametrize("kind", ["t5", "bart"])
+@pytest.mark.parametrize("kind", ["t5", "bart", "marian"])
 def test_a_prefix_is_read_and_beams_are_saved_and_used(
     kind: str, made: Made, rows_file: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +207,7 @@ def test_a_prefix_is_read_and_beams_are_saved_and_used(
     recipe = recipe_for("seq2seq", kind, "full", made, rows_file, optim={"steps": 1, "batch_size": 8})
     material, state = build(recipe, tmp_path)
     task: Any = material.task
-    assert all(task.tokenizer.decode(row.source).startswith("say: ") for row in material.train.rows)
+    assert all(task.tokens.shown(row.source.tolist()).startswith("say: ") for row in material.train.rows)
     rows = prepare(recipe.data, seed=recipe.seed, accepts=lambda source: accepted(recipe, source)).train
     asked: list[int] = []
     generate = type(state.backbone.model).generate
@@ -295,7 +297,8 @@ def test_transformers_and_peft_load_what_is_saved(
         if names:
             assert model.config.id2label == names
     torch.testing.assert_close(run_alone(model, material), expected, rtol=1e-4, atol=1e-5)
-    transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer = transformers.MarianTokenizer if kind.startswith("marian") else transformers.PreTrainedTokenizerFast
+    tokenizer.from_pretrained(folder)
     assert read_json(folder / "task.json")["kind"] == TASK[task]["kind"]
     if head.kind == "seq2seq":
         assert read_json(folder / "generation_config.json")["max_new_tokens"] == 32

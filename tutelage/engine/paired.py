@@ -50,9 +50,10 @@ class Paired(Backbone):
 def make_paired(model: Any) -> Paired:
     """The backbone of a loaded encoder-decoder."""
     head = model.get_output_embeddings()
-    ids = (torch.arange(PROBE_TOKENS, device=head.weight.device) * 7919 + 11) % head.weight.shape[0]
+    drawn = torch.arange(PROBE_TOKENS, device=head.weight.device) * 7919 + 11
+    read, written = (drawn % size for size in (model.get_input_embeddings().weight.shape[0], head.weight.shape[0]))
     none = torch.zeros(0, dtype=torch.int64)
-    probe = Padded(ids[None], torch.ones_like(ids)[None], ids[None, : PROBE_TOKENS // 2], none, none, none, 0)
+    probe = Padded(read[None], torch.ones_like(read)[None], written[None, : PROBE_TOKENS // 2], none, none, none, 0)
     with torch.no_grad():
         expected = Paired(model, model, head, 1.0, None, packs=False, plain_logits=True).own_logits(probe)
         for scale in (1.0, float(getattr(model.config, "d_model", 1)) ** -0.5):

@@ -12,7 +12,8 @@ from tutelage.errors import HubError, ModelError
 TIMEOUT = 10.0  # seconds until the hub must have answered
 SMALL_FILES = {
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "model.safetensors.index.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "source.spm", "target.spm", "target_vocab.json",
+    "chat_template.jinja", "model.safetensors.index.json",
     "LICENSE", "README.md", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json",
 }  # fmt: skip
 

@@ -30,6 +30,7 @@ from transformers.utils import logging
 
 from tutelage.errors import ModelError, is_out_of_memory
 from tutelage.models.fit import check_fit
+from tutelage.models.marian import is_marian, load_marian
 from tutelage.models.safetensors_file import read_header, shards
 from tutelage.models.safety import check_folder, read_object
 from tutelage.models.shallow import shallow_config
@@ -66,13 +67,15 @@ def save_model(model: Any, folder: Path) -> None:
         model.save_pretrained(folder, safe_serialization=True)
 
 
-def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a model folder, exactly as its tokenizer.json says.
+def load_tokenizer(path: Path) -> Any:
+    """The tokenizer of a model folder, exactly as its tokenizer.json says; a Marian model has two SentencePiece models.
 
     Not through AutoTokenizer: for some classes, transformers 5 builds the splitting rule from the class and ignores the
     one in tokenizer.json (SmolLM2 says GPT2Tokenizer and would lose "each digit alone").
     """
     check_folder(path, weights=False)
+    if is_marian(path):
+        return load_marian(path)
     file = path / "tokenizer.json"
     if not file.is_file():
         raise ModelError("this folder has no tokenizer.json", where=str(path), fix="fetch the model again")
@@ -231,7 +234,7 @@ def load_with_head(path: Path, wanted: HeadWanted, *, dtype: torch.dtype) -> Pre
 
 
 def _suited(kind: str) -> str:
-    return {"seq2seq": "T5 or BART", "causal": "chat", "masked": "BERT or RoBERTa"}.get(kind, "BERT or Llama")
+    return {"seq2seq": "T5, BART or Marian", "causal": "chat", "masked": "BERT or RoBERTa"}.get(kind, "BERT or Llama")
 
 
 def _check_body(model: PreTrainedModel, report: dict[str, Any], path: Path, *, fresh_head: bool) -> None:

@@ -15,8 +15,9 @@ from tutelage.data.rows import Pair
 from tutelage.data.types import At, Conversation, Dropped, Message, Row
 from tutelage.encode.contract import Contract, Fitted
 from tutelage.encode.padded import Padded, buckets, pad
+from tutelage.encode.pairs import PairTokens, pair_tokens
 from tutelage.encode.template import ROLES, Template
-from tutelage.encode.tokens import Tokens, context
+from tutelage.encode.tokens import context
 from tutelage.encode.types import Encoded
 from tutelage.engine.backbone import Backbone
 from tutelage.engine.loss import LossSum, linear_cross_entropy, reference_from_logits
@@ -66,7 +67,7 @@ class Seq2Seq:
                 f"the model writes at most {most} tokens", where="task.max_target_tokens",
                 why=f"its config says so, and {spec.max_target_tokens} are asked for", fix=f"max_target_tokens: {most}",
             )  # fmt: skip
-        tokens = Tokens.of(opening.tokenizer, places, opening.max_tokens)
+        tokens = pair_tokens(opening.tokenizer, places, opening.max_tokens)
         start = opening.config.get("decoder_start_token_id", opening.config.get("bos_token_id"))
         if start is None:
             raise RecipeError("this model's config names no decoder_start_token_id", where="model")
@@ -81,7 +82,7 @@ class Pairs:
     """`seq2seq` by an encoder-decoder."""
 
     spec: Seq2SeqSpec
-    tokens: Tokens
+    tokens: PairTokens
     over_length: str
     start: int
     pad_id: int
@@ -100,21 +101,21 @@ class Pairs:
     def fit(self, rows: Sequence[Row]) -> Fitted:
         """Source and first target of each row as tokens."""
         pairs = [row for row in rows if isinstance(row, Pair)]
-        read = self.tokens.encode([(self.spec.prefix + row.source,) for row in pairs])
-        written = self.tokens.encode([(row.targets[0],) for row in pairs])
+        read = self.tokens.read([self.spec.prefix + row.source for row in pairs])
+        written = self.tokens.write([row.targets[0] for row in pairs])
         kept: list[Encoded] = []
         dropped: list[Dropped] = []
         long = 0
         for row, source, target in zip(pairs, read, written):
-            over = len(source.ids) > self.tokens.limit or len(target.ids) > self.spec.max_target_tokens
+            over = len(source) > self.tokens.limit or len(target) > self.spec.max_target_tokens
             long += over
             if over and self.over_length == "drop":
                 most = f"{self.tokens.limit} for {self.spec.max_target_tokens} fit"
-                detail = f"{len(source.ids)} tokens for {len(target.ids)}, {most}"
+                detail = f"{len(source)} tokens for {len(target)}, {most}"
                 dropped.append(Dropped("over_length", row.at, detail))
                 continue
-            ids = self.tokens.cut((self.spec.prefix + row.source,)).ids if over else source.ids
-            kept.append(self._row(ids, target.ids[: self.spec.max_target_tokens], row.at, over))
+            ids = self.tokens.cut(source) if len(source) > self.tokens.limit else source
+            kept.append(self._row(ids, target[: self.spec.max_target_tokens], row.at, over))
         return Fitted(tuple(kept), tuple(dropped), long, long - len(dropped), len(pairs))
 
     def _row(self, source: list[int], target: list[int], at: At, cut: bool) -> Encoded:
@@ -127,11 +128,11 @@ class Pairs:
 
     def contract(self, rows: Sequence[Row], fitted: Fitted) -> Contract:
         """Counts, and that targets end in the token that ends writing."""
-        return examine_tokens(self.tokens, fitted, self.tokenizer.eos_token_id)
+        return examine_tokens(fitted, self.tokenizer.eos_token_id)
 
     def examples(self, fitted: Fitted, first: int) -> list[dict[str, Any]]:
         """Sources with their targets behind them."""
-        return paired_examples(self.tokenizer, fitted, first)
+        return paired_examples(self.tokens, fitted, first)
 
     def backbone(self, model: Any) -> Paired:
         """The model, its generation settings those of the recipe."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from tutelage.encode.contract import Contract, Fitted
 from tutelage.encode.examined import Check
+from tutelage.encode.pairs import PairTokens
 from tutelage.encode.template import ROLES
 from tutelage.encode.tokens import Tokens
 from tutelage.encode.types import Encoded
@@ -31,7 +32,7 @@ def examine_targets(tokens: Tokens, fitted: Fitted) -> Contract:
     )  # fmt: skip
 
 
-def examine_tokens(tokens: Tokens, fitted: Fitted, end: int | None) -> Contract:
+def examine_tokens(fitted: Fitted, end: int | None) -> Contract:
     """The same for rows whose next tokens are trained; with `end` every target that was not cut must end in it."""
     rows = fitted.rows
     roles: Counter[str] = Counter()
@@ -137,12 +138,12 @@ def token_examples(tokenizer: Any, fitted: Fitted, first: int) -> list[dict[str,
     ]  # fmt: skip
 
 
-def paired_examples(tokenizer: Any, fitted: Fitted, first: int) -> list[dict[str, Any]]:
+def paired_examples(tokens: PairTokens, fitted: Fitted, first: int) -> list[dict[str, Any]]:
     """Sources, which are read, and targets, which are trained."""
     return [
         {"at": str(row.at), "title": f"row {i + 1}", "tokens": len(row.ids) + len(row.source), "targets": len(row.ids) - 1,
-         "pieces": [[tokenizer.decode(row.source.tolist()), 0.0, "user"], ["\n→ ", 0.0, "template"],
-                    [tokenizer.decode(row.ids[1:].tolist()), 1.0, "assistant"]]}
+         "pieces": [[tokens.shown(row.source.tolist()), 0.0, "user"], ["\n→ ", 0.0, "template"],
+                    [tokens.tokenizer.decode(row.ids[1:].tolist()), 1.0, "assistant"]]}
         for i, row in enumerate(fitted.rows[:first])
         if row.source is not None
     ]  # fmt: skip

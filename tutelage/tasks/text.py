@@ -114,7 +114,7 @@ class CausalText:
 
     def contract(self, rows: Sequence[Row], fitted: Fitted) -> Contract:
         """Counts."""
-        return examine_tokens(self.tokens, fitted, None)
+        return examine_tokens(fitted, None)
 
     def examples(self, fitted: Fitted, first: int) -> list[dict[str, Any]]:
         """Texts, all of it trained."""
