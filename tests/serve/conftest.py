@@ -99,6 +99,7 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {  # name → kind of model, task
     "classify": ("bert", {"kind": "classify"}), "several": ("bert", {"kind": "classify", "multi_label": True}),
     "score": ("bert", {"kind": "classify", "num_labels": 1}), "tag": ("bert", {"kind": "tag"}),
     "extract": ("bert", {"kind": "extract"}), "text": ("bert", {"kind": "text"}),
+    "seq2seq": ("t5", {"kind": "seq2seq", "prefix": "say: ", "max_target_tokens": 24, "num_beams": 2}),
     "verbalised": ("llama", {"kind": "classify", "verbalised": True, "instruction": "{text}"}),
 }  # fmt: skip
 
@@ -121,6 +122,15 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def pair_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random T5."""
+    folder = tmp_path_factory.mktemp("encoder-decoders") / "t5"
+    folder.mkdir()
+    load(Path(__file__).parents[1] / "conformance" / "conftest.py").make_pair_model(folder)
+    return folder
+
+
 def train_task(name: str, model: Path, folder: Path, method: str = "full") -> Path:
     """A run of the task, trained on the eight rows of the conformance tests until it knows them."""
     conformance = load(Path(__file__).parents[1] / "conformance" / "conftest.py")
@@ -139,12 +149,13 @@ def train_task(name: str, model: Path, folder: Path, method: str = "full") -> Pa
 
 @pytest.fixture(scope="session")
 def task_runs(
-    encoder_folder: Path, model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
+    encoder_folder: Path, pair_folder: Path, model_folder: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:  # fmt: skip
     """A run of each task that is served."""
     folder = tmp_path_factory.mktemp("task-runs")
-    models = {"bert": encoder_folder, "llama": model_folder("llama")}
-    methods = {"several": "lora", "text": "lora"}
+    models = {"bert": encoder_folder, "llama": model_folder("llama"), "t5": pair_folder}
+    methods = {"several": "lora", "text": "lora", "seq2seq": "lora"}
     return {
         name: train_task(name, models[kind], folder, methods.get(name, "full")) for name, (kind, _) in TASKS.items()
     }
@@ -156,10 +167,13 @@ def starting() -> Callable[..., Running]:
 
 
 @pytest.fixture(scope="module")
-def tasks(task_runs: dict[str, Path], encoder_folder: Path, model_folder: Callable[[str], Path]) -> Iterator[Running]:
-    """One server with a run of each task, an untuned encoder and a model that writes."""
+def tasks(
+    task_runs: dict[str, Path], encoder_folder: Path, pair_folder: Path, model_folder: Callable[[str], Path]
+) -> Iterator[Running]:
+    """One server with a run of each task, an untuned encoder, an untuned encoder-decoder and a model that writes."""
     names = [f"{name}={run}" for name, run in task_runs.items()]
-    served = start([*names, f"vectors={encoder_folder}", f"base={model_folder('llama')}"])
+    untuned = [f"vectors={encoder_folder}", f"pairs={pair_folder}", f"base={model_folder('llama')}"]
+    served = start([*names, *untuned])
     yield served
     served.stop()
 

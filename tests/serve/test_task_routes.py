@@ -108,6 +108,32 @@ def test_answers_are_those_of_evaluation(tasks: Any, task_runs: dict[str, Path],
     assert single["data"][0]["answer"] == "1890"
 
 
+def test_texts_are_those_of_evaluation(tasks: Any, task_runs: dict[str, Path], tmp_path: Path) -> None:
+    """With the run's prefix, beams and most tokens; long and short ones side by side."""
+    sources = ["ada in rome", "bob in london", "nobody was there " * 9, "bob in harbour"]
+    expected = predicted(task_runs["seq2seq"], [{"source": text, "target": "rome"} for text in sources], tmp_path)
+    answer = post(tasks, "/v1/seq2seq", model="seq2seq", input=sources)
+    assert [item["text"] for item in answer["data"]] == [one["output"] for one in expected]
+    assert [item["finish_reason"] for item in answer["data"]] == [one["ended"] for one in expected]
+    assert answer["data"][0] == {"index": 0, "object": "text", "text": "rome ada", "finish_reason": "stop"}
+    usage = answer["usage"]
+    assert 4 * 24 >= usage["completion_tokens"] > 4
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert post(tasks, "/v1/seq2seq", model="seq2seq", input=sources[1])["data"][0]["text"] == expected[1]["output"]
+    assert len(post(tasks, "/v1/seq2seq", model="pairs", input=sources)["data"]) == 4  # untuned: transformers' settings
+
+
+def test_a_source_that_is_too_long_is_refused_or_cut(tasks: Any) -> None:
+    long = {"model": "seq2seq", "input": ["ada in rome", "nobody was there " * 90]}
+    with tasks.client() as client:
+        refused = client.post("/v1/seq2seq", json=long)
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "input.1")
+    assert "truncate: true" in error["message"]
+    assert len(post(tasks, "/v1/seq2seq", **long, truncate=True)["data"]) == 2
+
+
 def reference_vectors(folder: Path, texts: list[str]) -> np.ndarray:
     """As sentence-transformers computes all-MiniLM-L6-v2: the mean of the last hidden states, of length 1."""
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
@@ -302,14 +328,10 @@ def test_prompts_are_logged_only_where_that_is_asked_for(starting: Any, task_run
         assert any("lovely secret" in line for line in running.said) is log
 
 
-def test_what_is_not_served_says_why(task_runs: dict[str, Path], tmp_path: Path) -> None:
+def test_what_is_not_served_says_why(task_runs: dict[str, Path]) -> None:
     def opened(place: Path, **more: Any) -> None:
         limits = Limits()
         open_models([f"x={place}"], dtype=torch.float32, precision="auto", limits=limits, base=False, say=print, **more)
 
     with pytest.raises(tutelage.TutelageError, match=r"llama\.cpp does not run x"):
         opened(task_runs["classify"], engine="llama.cpp")
-    (tmp_path / "t5").mkdir()
-    (tmp_path / "t5" / "config.json").write_text('{"model_type": "t5", "is_encoder_decoder": true}', encoding="utf-8")
-    with pytest.raises(tutelage.TutelageError):
-        opened(tmp_path / "t5")

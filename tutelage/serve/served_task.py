@@ -1,11 +1,11 @@
-"""A served model that labels, marks, answers or embeds texts, in place of writing some."""
+"""A served model that labels, marks, answers, rewrites or embeds texts, in place of going on with them."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.errors import ModelError, UsageError
+from tutelage.errors import UsageError
 from tutelage.evaluate.rows import precision_of
 from tutelage.methods.opening import Located
 from tutelage.models.load import family_of
@@ -15,10 +15,12 @@ from tutelage.serve.embedding import Embedder, open_embedder
 from tutelage.serve.extracting import Finder
 from tutelage.serve.limits import Limits
 from tutelage.serve.marking import Marker
+from tutelage.serve.rewriting import Rewriter
 from tutelage.serve.task_engine import TaskEngine
 from tutelage.tasks.opening import open_for_task, read_task
+from tutelage.taskspec import Seq2SeqSpec
 
-Worker = Classifier | Marker | Finder | Embedder
+Worker = Classifier | Marker | Finder | Rewriter | Embedder
 Say = Callable[[str], None]
 
 
@@ -54,27 +56,31 @@ class ServedTask:
         return self.worker.labels
 
 
-TASK_WORKERS: dict[str, Callable[[Any], Worker]] = {"classify": Classifier, "tag": Marker, "extract": Finder}
+TASK_WORKERS: dict[str, Callable[[Any], Worker]] = {
+    "classify": Classifier, "tag": Marker, "extract": Finder, "seq2seq": Rewriter,
+}  # fmt: skip
+LABELS = ("classify", "tag", "extract")
 
 
 def task_of(place: Located) -> str | None:
-    """The task that a model is served for; None: it writes text."""
+    """The task that a model is served for; None: it goes on with texts."""
     spec = read_task(place.adapter or place.model)
-    if spec is not None and spec.kind in TASK_WORKERS:
+    if spec is not None and spec.kind in LABELS:
         return spec.kind
     family = family_of(read_object(place.model / "config.json"))
-    if family == "encoder-decoder":
-        raise ModelError(
-            "a model with encoder and decoder is not served", where=place.name,
-            why="the server runs decoders, and encoders for labels and vectors", fix="train the task on a causal model",
-        )  # fmt: skip
-    return "embed" if family == "encoder" else None
+    return {"encoder": "embed", "encoder-decoder": "seq2seq"}.get(family)
 
 
 def open_task(
     name: str, place: Located, task: str, *, precision: str, limits: Limits, threads: int | None, say: Say
 ) -> ServedTask:
     """The located model for its task. `precision` auto: that of the run, in which evaluation scores it too, or fp32."""
+    worker = open_worker(name, place, task, precision, say)
+    return ServedTask(name, task, worker, TaskEngine(worker.compute, limits, threads), int(time.time()))
+
+
+def open_worker(name: str, place: Located, task: str, precision: str, say: Say, *, base: bool = False) -> Worker:
+    """What does the task (`base`: the untouched model)."""
     if precision == "auto":
         precision = precision_of(str(place.run)) if place.run is not None else "fp32"
     if place.adapter is not None and place.run is None:
@@ -83,9 +89,9 @@ def open_task(
             fix="name the run folder",
         )  # fmt: skip
     say(f"{name}: {task}, {precision}")
-    worker: Worker
     if task == "embed":
-        worker = open_embedder(place, precision)
-    else:
-        worker = TASK_WORKERS[task](open_for_task(str(place.run or place.model), precision=precision, say=say))
-    return ServedTask(name, task, worker, TaskEngine(worker.compute, limits, threads), int(time.time()))
+        return open_embedder(place, precision)
+    untold = read_task(place.adapter or place.model) is None
+    asked = Seq2SeqSpec() if task == "seq2seq" and untold else None
+    opened = open_for_task(str(place.run or place.model), base=base, task=asked, precision=precision, say=say)
+    return TASK_WORKERS[task](opened)

@@ -1,4 +1,4 @@
-"""The routes of models that label, mark, answer or embed."""
+"""The routes of models that label, mark, answer, rewrite or embed."""
 
 import asyncio
 import json
@@ -10,6 +10,7 @@ from tutelage.serve.classifying import ClassifyRequest, ClassifyResponse
 from tutelage.serve.embedding import EmbeddingRequest, EmbeddingResponse
 from tutelage.serve.extracting import ExtractRequest, ExtractResponse
 from tutelage.serve.marking import TagRequest, TagResponse
+from tutelage.serve.rewriting import Seq2SeqRequest, Seq2SeqResponse
 from tutelage.serve.served_task import ServedTask
 from tutelage.serve.server import Server
 from tutelage.serve.task_engine import Work
@@ -40,6 +41,11 @@ def add_task_routes(app: FastAPI, server: Server) -> None:
         """The answer to each question, out of its context."""
         return await _answer(server, request, server.task(body.model, "extract"), body, body.rows())
 
+    @app.post("/v1/seq2seq", response_model=None, responses=_described(Seq2SeqResponse))
+    async def seq2seq(body: Seq2SeqRequest, request: Request) -> Response:
+        """What the model writes for each text."""
+        return await _answer(server, request, server.task(body.model, "seq2seq"), body, body.rows())
+
 
 def _described(response: type[TaskResponse]) -> dict[int | str, dict[str, Any]]:
     return {200: {"model": response}}
@@ -60,7 +66,7 @@ async def _answer(
         for waiting in gone:
             waiting.cancel()
     whole = answer(model.name, outcomes)
-    server.metrics.answered(whole["usage"]["prompt_tokens"], 0, 0, None)
+    server.metrics.answered(whole["usage"]["prompt_tokens"], whole["usage"]["completion_tokens"], 0, None)
     if server.log is not None:
         said: dict[str, Any] = {"model": model.name, "seconds": round(time.monotonic() - started, 3)}
         said |= body.model_dump(include={"input"}) | ({"answer": whole["data"]} if model.task != "embed" else {})

@@ -25,9 +25,10 @@ class TaskRequest(Body):
 
 
 class TaskUsage(BaseModel):
-    """Tokens that were read."""
+    """Tokens that were read, and those that were written where the task writes."""
 
     prompt_tokens: int
+    completion_tokens: int
     total_tokens: int
 
 
@@ -48,6 +49,7 @@ class Outcome:
     tokens: int
     item: dict[str, Any] | None = None
     problem: str = ""
+    tokens_written: int = 0
 
 
 def answer(model: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -57,11 +59,11 @@ def answer(model: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
             raise ApiError(
                 400, f"input {index} {outcome.problem}", code="context_length_exceeded", param=f"input.{index}"
             )
-    tokens = sum(outcome.tokens for outcome in outcomes)
+    read, written = sum(each.tokens for each in outcomes), sum(each.tokens_written for each in outcomes)
     return {
         "id": f"task-{uuid.uuid4().hex}", "object": "list", "created": int(time.time()), "model": model,
         "data": [{"index": index, **(outcome.item or {})} for index, outcome in enumerate(outcomes)],
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "usage": {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written},
     }  # fmt: skip
 
 

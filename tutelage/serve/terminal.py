@@ -120,19 +120,32 @@ NOTES = {
 
 
 def converse(talk: Talk, lines: TextIO, write: Write, *, name: str) -> None:
-    """Answer each line of `lines` until it ends or says /exit. A person at a terminal gets a prompt, a pipe none."""
+    """Answer each line of `lines` until it ends or says /exit."""
+
+    def heard(line: str, person: bool) -> bool:
+        if line.startswith("/"):
+            return command(talk, line, write)
+        _answer(talk, line, write, person)
+        return False
+
+    each_line(lines, write, f"{name}. /help tells the commands.", heard)
+
+
+def each_line(lines: TextIO, write: Write, greeting: str, heard: Callable[[str, bool], bool]) -> None:
+    """Call `heard` with each line that is not empty, and whether a person types them, until it says to leave or `lines` ends.
+
+    A person at a terminal gets a prompt, a pipe none.
+    """
     person = lines.isatty()
     if person:
         with contextlib.suppress(ImportError):  # where there is one, it gives `input` line editing
             importlib.import_module("readline")
-        write(f"{name}. /help tells the commands.\n")
+        write(f"{greeting}\n")
     while True:
         try:
             line = _read(lines, person, write)
-            if line is None or (line.startswith("/") and command(talk, line, write)):
+            if line is None or (line and heard(line, person)):
                 return
-            if line and not line.startswith("/"):
-                _answer(talk, line, write, person)
         except KeyboardInterrupt:  # at the prompt, or just before or behind an answer
             if not person:
                 raise

@@ -6,7 +6,7 @@ and writes the target from the model's own start token. A causal chat model gets
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -75,6 +75,15 @@ class Seq2Seq:
 
 
 TASKS.add("seq2seq")(Seq2Seq())
+
+
+@dataclass(frozen=True)
+class Written:
+    """One text that the model wrote. `tokens`: with the one that ended it; `ended` as in a `Prediction`."""
+
+    text: str
+    ended: Literal["stop", "length"]
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -152,26 +161,30 @@ class Pairs:
         picked = torch.index_select(backbone.states(layout), 0, layout.sources)
         return linear_cross_entropy(picked, backbone.head_rule(), layout.labels, layout.weights, fast=fast)
 
-    def predict(self, backbone: Paired, rows: Sequence[Row], plan: ExecutionPlan) -> list[Prediction]:
-        """What the model writes with the recipe's generation settings, in batches of similar length, and how likely it finds
-        the first target."""
-        fitted = self.fit(rows)
-        of = {row.at: row for row in rows if isinstance(row, Pair)}
-        written: dict[int, tuple[str, bool]] = {}
-        for group in buckets(fitted.rows, plan.tokens):
-            batch = pad([fitted.rows[i] for i in group], self.pad_id, plan.device)
+    def write(self, backbone: Paired, rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Written]:
+        """What the model writes for the source of each row with the recipe's generation settings, in batches of similar length."""
+        found: dict[int, Written] = {}
+        eos = self.tokenizer.eos_token_id
+        for group in buckets(rows, plan.tokens):
+            batch = pad([rows[i] for i in group], self.pad_id, plan.device)
             with torch.inference_mode():
                 ids = backbone.model.generate(input_ids=batch.encoder_ids, attention_mask=batch.encoder_mask).tolist()
-            eos = self.tokenizer.eos_token_id
             for index, line in zip(group, ids):
-                written[index] = (str(self.tokenizer.decode(line, skip_special_tokens=True)).strip(), eos in line[1:])
+                new = line[1 : line.index(eos, 1) + 1 if eos in line[1:] else None]  # behind its end is padding
+                text = str(self.tokenizer.decode(new, skip_special_tokens=True)).strip()
+                found[index] = Written(text, "stop" if eos in new else "length", len(new))
+        return [found[index] for index in range(len(rows))]
+
+    def predict(self, backbone: Paired, rows: Sequence[Row], plan: ExecutionPlan) -> list[Prediction]:
+        """What the model writes for each row, and how likely it finds the first target."""
+        fitted = self.fit(rows)
+        of = {row.at: row for row in rows if isinstance(row, Pair)}
         return [
             Prediction(
-                row.at, of[row.at].source, of[row.at].targets, written[i][0],
-                likelihood=likelihood(self, backbone, [row], self._target(of[row.at], row), plan),
-                ended="stop" if written[i][1] else "length",
+                row.at, of[row.at].source, of[row.at].targets, one.text,
+                likelihood=likelihood(self, backbone, [row], self._target(of[row.at], row), plan), ended=one.ended,
             )
-            for i, row in enumerate(fitted.rows)
+            for row, one in zip(fitted.rows, self.write(backbone, fitted.rows, plan))
         ]  # fmt: skip
 
     def _target(self, pair: Pair, row: Encoded) -> str:

@@ -6,9 +6,12 @@ from typing import Any
 
 import torch
 
+from tutelage.errors import UsageError
 from tutelage.generate.sampling import Sampling
-from tutelage.methods.opening import open_model
-from tutelage.serve.terminal import Talk, converse, reply
+from tutelage.methods.opening import Located, locate, open_model
+from tutelage.serve.served_task import open_worker, task_of
+from tutelage.serve.terminal import Talk, converse, each_line, reply
+from tutelage.serve.terminal_task import asker
 
 
 def chat(
@@ -27,9 +30,15 @@ def chat(
 ) -> dict[str, Any]:
     """The conversation: `model`, `messages`, `tokens` and `seconds` of the answers; with `prompt` also its `answer`.
 
-    `write` hears the answers as they come. Without `prompt` the questions are read from stdin, line by line.
+    `write` hears the answers as they come. Without `prompt` the questions are read from stdin, line by line. A model that labels,
+    marks entities or rewrites answers each text alone: `prompt` gives what its route of `serve` does, and `answer`.
     """
     sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k)  # wrong settings fail before a model is read
+    place = locate(model, say=say or (lambda line: None))
+    if (task := task_of(place)) is not None:
+        settings = {"system": system is not None, "temperature": temperature, "top_p": top_p < 1, "top_k": top_k}
+        _refuse(model, task, [name for name, given in settings.items() if given])
+        return _texts(place, task, prompt, base, say or (lambda line: None), write or _print)
     opened = open_model(model, base=base, say=say or (lambda line: None))
     talk = Talk(
         opened.model, opened.tokenizer, opened.template, sampling, max_tokens,
@@ -40,6 +49,39 @@ def chat(
         return {"model": opened.name, "answer": answer.text, "ended": answer.reason, **talk.as_json()}
     converse(talk, sys.stdin, write or _print, name=opened.name)
     return {"model": opened.name, **talk.as_json()}
+
+
+def _refuse(model: str, task: str, settings: list[str]) -> None:
+    """Settings of a conversation, for a model that has none."""
+    if settings:
+        raise UsageError(
+            f"`{settings[0]}` does nothing here", where=settings[0], why=f"{model} does the task {task}, as its recipe says",
+            fix="leave it out",
+        )  # fmt: skip
+
+
+def _texts(
+    place: Located, task: str, prompt: str | None, base: bool, say: Callable[[str], None], write: Callable[[str], None]
+) -> dict[str, Any]:
+    """Each text with its answer."""
+    ask = asker(task, place.name)
+    worker = open_worker(place.name, place, task, "auto", say, base=base)
+    if prompt is not None:
+        found = ask(worker, prompt)
+        write(f"{found['answer']}\n")
+        return {"model": place.name, "task": task, **found}
+    answered = 0
+
+    def heard(line: str, person: bool) -> bool:
+        nonlocal answered
+        if line == "/exit":
+            return True
+        write(f"{ask(worker, line)['answer']}\n")
+        answered += 1
+        return False
+
+    each_line(sys.stdin, write, f"{place.name}, {task}. Each line is a text; /exit or Ctrl-D leaves.", heard)
+    return {"model": place.name, "task": task, "texts": answered}
 
 
 def _print(text: str) -> None:

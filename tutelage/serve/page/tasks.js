@@ -1,11 +1,12 @@
 "use strict";
-// Models that label, mark, answer or embed: what they are asked, and how their answers look. textContent only, as in page.js.
+// Models that label, mark, answer, rewrite or embed: what they are asked, and how their answers look. textContent only, as in page.js.
 
 const COLOURS = 6; // classes mark0 … of page.css
 const TASKS = {
   classify: { route: "/v1/classify", text: "Text", second: "Second text, for models of pairs", body: pairOf, show: showLabels },
   tag: { route: "/v1/tag", text: "Text", second: "", body: (text) => text, show: showEntities },
   extract: { route: "/v1/extract", text: "Question", second: "Context", body: questionOf, show: showAnswer },
+  seq2seq: { route: "/v1/seq2seq", text: "Text", second: "", body: (text) => text, show: showText },
   embed: { route: "/v1/embeddings", text: "Text", second: "Second text, to compare", body: textsOf, show: showVectors },
 };
 
@@ -39,6 +40,11 @@ async function taskInto(box, model, text, second, signal) {
   const found = await answer.json();
   task.show(box.querySelector(".text"), found.data, model, second);
   return found.usage.total_tokens + " tokens, " + Math.round(performance.now() - started) + " ms";
+}
+
+function showText(place, data) {
+  place.append(element("p", "text", data[0].text));
+  if (data[0].finish_reason === "length") place.append(element("p", "note", "cut at the most tokens that the model writes"));
 }
 
 function showLabels(place, data, model) {
