@@ -136,19 +136,31 @@ def show_export(result: dict[str, Any]) -> Iterator[str]:
     yield f"export        {result['path']} ({result['kind']}, {result['precision']})"
     for name, count in result["files"].items():
         yield f"              {size(count):>9}  {name}"
+    yield from _predicted(parity) if "rows" in parity else _replayed(parity)
+    yield f"tokeniser     {parity['same_texts']:,} of {parity['texts']:,} hard texts identical"
+    for line in result["commands"].values():
+        yield f"serve it      {line}"
+    for rule in result["broken_rules"]:
+        yield f"but           it breaks a rule: {rule}"
+
+
+def _replayed(parity: dict[str, Any]) -> Iterator[str]:
+    """What the gate saw of a model that goes on with texts."""
     kind = "held-out" if parity["held_out"] else "built-in"
     yield f"replayed      {parity['prompts']} {kind} prompts, by {parity['runner']}"
     ties = f", {parity['ties']} ties not counted" if parity["ties"] else ""
     widest = number(parity["logit_difference"])
     yield f"agreement     {parity['agreement']:.2%} of {parity['tokens']} tokens{ties}; largest logit difference {widest}"
     yield f"stops         {parity['same_stops']} of {parity['stops']} answers end at the same token"
-    yield f"tokeniser     {parity['same_texts']:,} of {parity['texts']:,} hard texts identical"
     if parity["loss_change"] is not None:
         yield f"loss          {loss(parity['loss'], parity['export_loss'])} ({parity['loss_change']:+.2%})"
-    for line in result["commands"].values():
-        yield f"serve it      {line}"
-    for rule in result["broken_rules"]:
-        yield f"but           it breaks a rule: {rule}"
+
+
+def _predicted(parity: dict[str, Any]) -> Iterator[str]:
+    """What it saw of a model with a task of its own, or of an encoder."""
+    kind = "held-out" if parity["held_out"] else "training"
+    yield f"predicted     {parity['rows']} {kind} rows, by {parity['runner']}; {parity['same']} are the same"
+    yield f"scores        largest difference {number(parity['logit_difference'])}"
 
 
 def show_report(result: dict[str, Any]) -> Iterator[str]:

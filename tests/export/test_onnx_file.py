@@ -12,6 +12,7 @@ import torch
 import transformers
 
 import tutelage
+from tutelage import cli
 from tutelage.errors import CheckFailedError, TutelageError
 from tutelage.export.artifact import RECEIPT, read_artifact
 from tutelage.export.card import check_card
@@ -141,7 +142,7 @@ def test_what_has_no_such_export_says_why(exported: Any, model_folder: Any, tmp_
         tutelage.export(str(model_folder("llama")), to="onnx", out=str(tmp_path / "out"))
     with pytest.raises(TutelageError, match="no precision `int8`"):
         tutelage.export(str(run), to="onnx:int8", out=str(tmp_path / "out"))
-    with pytest.raises(TutelageError, match="writes no text"):
+    with pytest.raises(TutelageError, match="models that go on with texts"):
         tutelage.export(str(run), to="gguf", out=str(tmp_path / "out"))
     with pytest.raises(TutelageError, match="nothing to compare"):
         tutelage.export(str(run / "model"), to="onnx", out=str(tmp_path / "out"))
@@ -155,3 +156,9 @@ def test_without_held_out_rows_that_is_said(exported: Any, tmp_path: Path) -> No
     assert kind == "tag"
     assert not opened.held_out  # type: ignore[union-attr]
     assert any("rows of the training data are predicted" in line for line in said)
+
+
+def test_the_command_tells_what_the_gate_saw(exported: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = exported("classify")[0]
+    assert cli.main(["export", str(run), "--to", "onnx", "--out", str(tmp_path / "out"), "--texts", "20"]) == 0
+    assert "predicted     8 training rows, by onnxruntime" in capsys.readouterr().out

@@ -22,7 +22,6 @@ from tutelage.export.prompts import hard_texts, held_out
 from tutelage.export.types import ENCODER_KINDS, EXPORTERS, Figures, Source
 from tutelage.methods.opening import Located, load_located
 from tutelage.runs import create, fsync_folder, read_json, write_json, write_text
-from tutelage.tasks.opening import read_task
 
 RECEIPT = "parity.json"
 Say = Callable[[str], None]
@@ -80,7 +79,6 @@ def export_model(
     exporter = EXPORTERS.get(name)
     facts = facts_of(located)
     refuse_occupied(out)
-    _refuse_heads(located)
     opened = load_located(located, torch.float32, merge=False)
     source = Source(located, opened.model, opened.tokenizer, opened.template)
     with workspace(out) as folder:
@@ -111,17 +109,9 @@ def finish(
         folder / RECEIPT, {"kind": kind, "precision": precision, "files": sizes, "source": source, **parity.as_json()}
     )
     _publish(folder, out)
+    if task != "chat":  # the programs that are known run models that go on with texts
+        return Artifact(out, kind, precision, sizes, parity, {}, [])
     return Artifact(out, kind, precision, sizes, parity, commands(kind, out, facts.name), broken(kind, out))
-
-
-def _refuse_heads(located: Located) -> None:
-    """Models with a head of their own write no text, and these kinds are for models that do."""
-    spec = read_task(located.adapter or located.model)
-    if spec is not None and spec.kind in ("classify", "tag", "extract") and not getattr(spec, "verbalised", False):
-        raise UsageError(
-            f"this model was trained for {spec.kind} and writes no text", where=located.name,
-            why="this kind of export is for models that do", fix="--to onnx, or use the run's model/ folder",
-        )  # fmt: skip
 
 
 def refuse_occupied(out: Path) -> None:

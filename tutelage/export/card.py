@@ -33,7 +33,7 @@ LICENCES = {
 LIBRARIES = {"peft": "peft", "merged": "transformers", "gguf": "gguf", "ollama": "gguf", "onnx": "onnx"}
 PIPELINES = {
     "chat": "text-generation", "classify": "text-classification", "tag": "token-classification",
-    "extract": "question-answering", "embed": "feature-extraction",
+    "extract": "question-answering", "embed": "feature-extraction", "seq2seq": "text-generation", "text": "fill-mask",
 }  # fmt: skip
 
 

@@ -1,8 +1,10 @@
-"""The parity gate of models that label, mark, answer or embed: held-out rows, predicted by both and compared."""
+"""The parity gate of models that label, mark, answer, rewrite or embed: held-out rows, predicted by both and compared."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import torch
 
 from tutelage.errors import CheckFailedError, Problem
 from tutelage.metrics.types import Prediction
@@ -33,7 +35,7 @@ class LabelParity:
             [
                 "## Is this the model that was trained?", "",
                 f"Predicted by {self.runner} and by the trained model:", "",
-                f"- {self.same} of {self.rows} {rows} have the same labels, tags, answers or vectors",
+                f"- {self.same} of {self.rows} {rows} have the same labels, tags, answers, texts or vectors",
                 f"- largest difference of a score before softmax, or of a vector's number: {self.logit_difference:.3g}",
                 f"- {self.same_texts} of {self.texts} texts tokenise identically",
             ]
@@ -49,6 +51,14 @@ def same_outputs(ours: Sequence[Prediction], theirs: Sequence[Prediction]) -> in
         else:
             count += a.output == b.output
     return count
+
+
+def widest(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """The largest difference of two tensors; infinite where they have other shapes, or hold what is no number."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    worst = float((ours.float() - theirs.float()).abs().max())
+    return worst if worst == worst else float("inf")  # NaN differs from everything
 
 
 def problems(parity: LabelParity, where: str) -> Iterator[Problem]:

@@ -10,18 +10,16 @@ import torch
 from tokenizers import Tokenizer
 
 from tutelage.encode.tokens import Tokens
-from tutelage.errors import DataError, UsageError
-from tutelage.evaluate.rows import read_rows, recipe_of
-from tutelage.export.label_parity import MOST_DIFFERENCE, LabelParity, same_outputs
+from tutelage.errors import UsageError
+from tutelage.export.label_parity import MOST_DIFFERENCE, LabelParity, same_outputs, widest
 from tutelage.export.onnx_graph import INPUTS, Graph, GraphScores, Vectors, write_graph
-from tutelage.export.prompts import BUILT_IN, hard_texts
+from tutelage.export.prompts import BUILT_IN, hard_texts, held_out_rows
 from tutelage.methods.opening import Located
 from tutelage.models.encoder import Pooling, load_encoder, pooling_of
 from tutelage.models.load import family_of, load_tokenizer
 from tutelage.models.safety import read_object
 from tutelage.runs import TASK, write_json
 from tutelage.tasks.opening import OpenedTask, open_for_task, read_task
-from tutelage.taskspec import TaskSpec
 
 FILE = "model.onnx"
 Say = Callable[[str], None]
@@ -52,9 +50,10 @@ class Labelling:
         task, plan = self.opened.task, replace(self.opened.plan, share_prefix=False)
         theirs = task.predict(scores, self.rows, plan)
         layouts = task.layouts(task.fit(self.rows).rows, plan)
-        widest = max(_widest(a, scores.scores(layout)) for a, layout in zip(trained.scores, layouts, strict=True))
+        difference = max(widest(a, scores.scores(layout)) for a, layout in zip(trained.scores, layouts, strict=True))
         return LabelParity(
-            graph.runner, len(theirs), self.held_out, same_outputs(trained.predictions, theirs), widest, len(texts),
+            graph.runner, len(theirs), self.held_out, same_outputs(trained.predictions, theirs), difference,
+            len(texts),
             _same_texts(task.tokenizer, folder, texts),
         )  # fmt: skip
 
@@ -97,7 +96,7 @@ class Embedding:
         rows = self._rows()
         given = [{"input_ids": row, "token_type_ids": np.zeros_like(row)} for row in rows]
         found = [v for a in range(0, len(rows), 16) for v in graph.run(given[a : a + 16])["sentence_embedding"]]
-        differences = [_widest(a, torch.from_numpy(b)) for a, b in zip(trained, found, strict=True)]
+        differences = [widest(a, torch.from_numpy(b)) for a, b in zip(trained, found, strict=True)]
         same = sum(difference <= MOST_DIFFERENCE for difference in differences)
         compared = _same_texts(self.tokenizer, folder, texts)
         return LabelParity(graph.runner, len(rows), True, same, max(differences), len(texts), compared)
@@ -122,15 +121,13 @@ def open_for_onnx(located: Located, *, rows: int, data: str | None, say: Say) ->
     """The model with its task and what it is compared on; what is no encoder is refused."""
     spec = read_task(located.adapter or located.model)
     if family_of(read_object(located.model / "config.json")) != "encoder":
-        raise UsageError(
-            "ONNX export is for encoders", where=located.name, why="this model is none", fix="--to gguf or --to merged"
-        )
+        raise UsageError("ONNX export is for encoders", where=located.name, why="this model is none", fix="--to merged")
     if located.adapter is not None and located.run is None:
         raise UsageError("an adapter alone has no task", where=located.name, fix="name the run folder")
     if spec is None or spec.kind == "text":
         return _embedding(located), "embed"
     opened = open_for_task(str(located.run or located.model), precision="fp32", say=say)
-    found, held_out = _held_out(located, spec, rows, data, say)
+    found, held_out = held_out_rows(located, spec, rows, data, say)
     return Labelling(opened, spec.kind, found, held_out), spec.kind
 
 
@@ -149,21 +146,6 @@ def _config(located: Located) -> dict[str, Any]:
     return read_object(located.model / "config.json")
 
 
-def _held_out(located: Located, spec: TaskSpec, most: int, data: str | None, say: Say) -> tuple[Sequence[Any], bool]:
-    """Rows of the file `data`, else the run's held-out ones, else those it was trained on."""
-    recipe = recipe_of(str(located.run)) if located.run is not None else None
-    if data is None and recipe is None:
-        raise UsageError("there is nothing to compare the export on", where="data", fix="--data FILE")
-    try:
-        return read_rows(data, recipe, spec, most=most).rows, True
-    except DataError as error:
-        if data is not None or recipe is None or not recipe.data.train:
-            raise
-        say(f"parity: rows of the training data are predicted, because {error.problems[0].what}")
-        sources = recipe.data.train
-        return read_rows(str(sources[0].path), None, spec, most=most).rows, False
-
-
 def _save_tokenizer(tokenizer: Any, config: Any, folder: Path) -> None:
     """The tokenizer, which then gives exactly the graph's inputs."""
     tokenizer.save_pretrained(folder)
@@ -173,13 +155,6 @@ def _save_tokenizer(tokenizer: Any, config: Any, folder: Path) -> None:
 
 def _typed(config: Any) -> bool:
     return int(getattr(config, "type_vocab_size", 0) or 0) > 1
-
-
-def _widest(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    if ours.shape != theirs.shape:
-        return float("inf")
-    worst = float((ours.float() - theirs.float()).abs().max())
-    return worst if worst == worst else float("inf")  # NaN differs from everything
 
 
 def _same_texts(tokenizer: Any, folder: Path, texts: Sequence[str]) -> int:

@@ -3,14 +3,18 @@
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tutelage.data.prepare import prepare
 from tutelage.data.types import At, Conversation, Message, Row
 from tutelage.encode.template import Template
 from tutelage.encode.types import Encoded
-from tutelage.errors import TutelageError
+from tutelage.errors import DataError, TutelageError, UsageError
+from tutelage.evaluate.rows import read_rows, recipe_of
+from tutelage.methods.opening import Located
 from tutelage.recipe import ChatSpec, DataSpec, Recipe, read_recipe
 from tutelage.tasks import chat
+from tutelage.taskspec import TaskSpec
 
 BUILT_IN = [
     ("Why is the sky blue?", "Sunlight is scattered by the air, and blue light is scattered most."),
@@ -66,6 +70,23 @@ def held_out(
         for number, (question, answer) in enumerate(BUILT_IN, 1)
     ]
     return template.encode(conversations)[:count], False
+
+
+def held_out_rows(
+    located: Located, spec: TaskSpec, most: int, data: str | None, say: Callable[[str], None]
+) -> tuple[Sequence[Any], bool]:
+    """Rows of the file `data`, else the run's held-out ones, else those it was trained on."""
+    recipe = recipe_of(str(located.run)) if located.run is not None else None
+    if data is None and recipe is None:
+        raise UsageError("there is nothing to compare the export on", where="data", fix="--data FILE")
+    try:
+        return read_rows(data, recipe, spec, most=most).rows, True
+    except DataError as error:
+        if data is not None or recipe is None or not recipe.data.train:
+            raise
+        say(f"parity: rows of the training data are predicted, because {error.problems[0].what}")
+        sources = recipe.data.train
+        return read_rows(str(sources[0].path), None, spec, most=most).rows, False
 
 
 def _encoded(template: Template, recipe: Recipe | None, rows: Sequence[Row]) -> list[Encoded]:

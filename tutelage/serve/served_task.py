@@ -91,7 +91,6 @@ def open_worker(name: str, place: Located, task: str, precision: str, say: Say, 
     say(f"{name}: {task}, {precision}")
     if task == "embed":
         return open_embedder(place, precision)
-    untold = read_task(place.adapter or place.model) is None
-    asked = Seq2SeqSpec() if task == "seq2seq" and untold else None
-    opened = open_for_task(str(place.run or place.model), base=base, task=asked, precision=precision, say=say)
+    untold = Seq2SeqSpec() if task == "seq2seq" else None  # for an untouched model, which says no task
+    opened = open_for_task(str(place.run or place.model), base=base, task=untold, precision=precision, say=say)
     return TASK_WORKERS[task](opened)

@@ -45,22 +45,26 @@ class OpenedTask:
 
 def open_for_task(
     name: str, *, base: bool = False, task: TaskSpec | None = None, max_tokens: int | None = None,
-    rows: Sequence[Row] = (), others: Sequence[Row] = (), precision: str = "auto", say: Say = lambda text: None,
+    rows: Sequence[Row] = (), others: Sequence[Row] = (), precision: str = "auto", merge: bool = True,
+    say: Say = lambda text: None,
 ) -> OpenedTask:  # fmt: skip
     """The model of a run folder (with `base` the untouched one), of a model folder, or of a name.
 
-    A run and a tuned model know their task, a run by the kind of `task` which of several; for any other model `task` says it,
+    A run and a tuned model know their task, and the kind of `task` says which of several; for any other model `task` says it,
     and label names come from `rows`.
-    A label in `others` that is none of them is a DataError.
+    A label in `others` that is none of them is a DataError. An adapter is added to the weights, or with `merge=False` computed
+    beside them.
     """
     folder = run_folder(name)
     if folder is not None:
-        return _open_run(folder, base, task, max_tokens, others, precision, say)
+        return _open_run(folder, base, task, max_tokens, others, precision, merge, say)
     fetched = fetch(parse_ref(name), say=say)
-    spec = task or read_task(fetched.path)
+    known = read_task(fetched.path, task.kind if task else None)
+    spec = known or task
     if spec is None:
         raise UsageError(f"the task of {name} is not known", fix="name one, e.g. --task classify")
-    return _open(spec, fetched.path, None, fetched.path, max_tokens or 1024, (rows, others), name, precision)
+    given = ((), others) if known else (rows, others)  # a tuned model's own label names are those of its head
+    return _open(spec, fetched.path, None, fetched.path, max_tokens or 1024, given, name, precision)
 
 
 def read_task(model: Path, kind: str | None = None) -> TaskSpec | None:
@@ -79,6 +83,7 @@ def _open_run(
     max_tokens: int | None,
     others: Sequence[Row],
     precision: str,
+    merge: bool,
     say: Say,
 ) -> OpenedTask:
     manifest, tuned = read_json(folder / MANIFEST), folder / "model"
@@ -96,7 +101,7 @@ def _open_run(
     if base:
         return _open(spec, origin, None, origin, longest, rows, f"{folder} (base)", precision, quantisation)
     if (tuned / CONFIG).is_file():
-        return _open(spec, origin, tuned, tuned, longest, rows, str(folder), precision, quantisation)
+        return _open(spec, origin, tuned, tuned, longest, rows, str(folder), precision, quantisation, merge)
     return _open(spec, tuned, None, tuned, longest, rows, str(folder), precision)
 
 
@@ -110,6 +115,7 @@ def _open(
     name: str,
     wanted: str,
     quantisation: Quantisation | None = None,
+    merge: bool = True,
 ) -> OpenedTask:
     check_folder(model)
     device = device_name()
@@ -125,8 +131,9 @@ def _open(
     ).to(device)  # fmt: skip
     if adapter is not None:
         lora.attach(loaded, adapter)
-    dequantise(loaded)
-    lora.merge(loaded)
+    if merge or adapter is None:
+        dequantise(loaded)
+        lora.merge(loaded)
     backbone = task.backbone(loaded.eval())
     plan = ExecutionPlan(
         precision,

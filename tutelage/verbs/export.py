@@ -6,7 +6,7 @@ from typing import Any
 
 from tutelage.errors import UsageError
 from tutelage.export.artifact import default_folder, export_model, parse_kind
-from tutelage.export.encoder_artifact import export_onnx
+from tutelage.export.task_artifact import export_task, has_task
 from tutelage.export.types import ENCODER_KINDS
 from tutelage.methods.opening import locate
 
@@ -32,8 +32,8 @@ def export(
     say = say or (lambda line: None)
     located = locate(model, say=say)
     folder = Path(out) if out else default_folder(located, kind, precision)
-    if kind in ENCODER_KINDS:
+    if kind in ENCODER_KINDS or has_task(located):
         rows = prompts * ROWS_PER_PROMPT
-        return export_onnx(located, folder, rows=rows, texts=texts, say=say, data=data).as_json()
+        return export_task(located, to, folder, rows=rows, texts=texts, say=say, data=data).as_json()
     made = export_model(located, to, folder, prompts=prompts, max_tokens=max_tokens, texts=texts, say=say, data=data)
     return made.as_json()
