@@ -14,9 +14,11 @@ from tutelage.errors import OutOfMemoryError, UsageError
 from tutelage.recipe import Recipe, make_recipe
 from tutelage.runs import plain
 from tutelage.show import show_estimate
+from tutelage.train.estimate import Work
 from tutelage.train.imagined import ROWS
 from tutelage.train.machines import MACHINES, Machine
 from tutelage.train.material import gather
+from tutelage.train.probe import Probed
 from tutelage.train.proposals import lighter, proposals, refuse_what_cannot_fit
 from tutelage.train.setup import choose_plan
 from tutelage.train.sketch import lengths_of, sketched
@@ -131,11 +133,20 @@ def test_lora_that_cannot_fit_is_proposed_as_qlora_with_its_own_keys(recipe: Rec
     assert weights[1] < weights[0]
 
 
+def test_what_the_first_step_takes_longer_counts_once() -> None:
+    work = Work(steps=10, operations=1000.0, validation=100.0, tokens=800)
+    even, slow = (Probed(2.0, first, 0.5, 100, 1.0) for first in (1.9, 6.0))
+    assert even.run_seconds(work) == pytest.approx(10 * 0.5 + 1.5 * 8)
+    assert slow.run_seconds(work) == pytest.approx(even.run_seconds(work) + 4)
+    assert slow.validation_seconds(work) == even.validation_seconds(work) == pytest.approx(1.5 * 8 / 10)
+
+
 def test_the_probe_is_a_real_process_on_the_fullest_batch(recipe: Recipe) -> None:
     found = estimate(recipe, probe=True)
     probe = found["probe"]
     rows = lengths_of(gather(recipe, lambda text: None).train.rows)
     assert 0 < probe["update"] < probe["seconds"]
+    assert probe["first"] > 0
     assert probe["tokens"] <= sum(sorted(rows)[-4:])
     assert probe["peak_mib"] > 100
     assert probe["run_seconds"] > 0

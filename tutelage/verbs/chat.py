@@ -70,17 +70,20 @@ def _texts(
         found = ask(worker, prompt)
         write(f"{found['answer']}\n")
         return {"model": place.name, "task": task, **found}
-    answered = 0
+    answered, told = 0, f"{place.name}, {task}. Each line is a text; /exit or Ctrl-D leaves."
 
     def heard(line: str, person: bool) -> bool:
         nonlocal answered
         if line == "/exit":
             return True
+        if line == "/help":
+            write(f"{told}\n")
+            return False
         write(f"{ask(worker, line)['answer']}\n")
         answered += 1
         return False
 
-    each_line(sys.stdin, write, f"{place.name}, {task}. Each line is a text; /exit or Ctrl-D leaves.", heard)
+    each_line(sys.stdin, write, told, heard)
     return {"model": place.name, "task": task, "texts": answered}
 
 
