@@ -70,7 +70,8 @@ class ModelsGet:
 
 @dataclass(frozen=True)
 class Chat:
-    """Talk to a model or a run in the terminal. By default the likeliest token is taken: same question, same answer."""
+    """Talk to a model or a run in the terminal. By default the likeliest token is taken: same question, same answer. A model that
+    labels, marks entities or rewrites answers each text alone."""
 
     model: Annotated[str, "a run folder, a model folder or a name"]
     prompt: Annotated[str | None, "answer this and leave, instead of a conversation"] = None
