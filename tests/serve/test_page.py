@@ -236,6 +236,15 @@ def test_an_answer_is_highlighted_in_its_context(task_page: Any) -> None:
     task_page.save_screenshot("/tmp/tutelage-page-extract.png")
 
 
+def test_a_rewritten_text_is_shown_and_one_that_was_cut_says_so(task_page: Any) -> None:
+    box = ask_task(task_page, "seq2seq", "ada in rome")
+    assert box.find_element("css selector", "div.text").text == "rome ada"
+    assert not task_page.find_element("id", "second").is_displayed()
+    task_page.save_screenshot("/tmp/tutelage-page-seq2seq.png")
+    cut = ask_task(task_page, "pairs", "ada in rome")  # an untouched model babbles
+    assert "cut at the most tokens" in cut.text
+
+
 def test_vectors_are_compared(task_page: Any) -> None:
     box = ask_task(task_page, "vectors", "blue sky", "blue sky")
     assert box.find_element("css selector", "strong").text == "Cosine similarity 1.0000"
@@ -249,6 +258,7 @@ def test_a_task_model_at_a_phones_width(task_page: Any) -> None:
     for model, text, second in (
         ("classify", "a lovely sky and light " * 4, ""), ("tag", "ada went to rome and bob to london " * 5, ""),
         ("extract", "when was the bridge built", "the bridge was built in 1890 by ada " * 6), ("vectors", "x" * 100, ""),
+        ("pairs", "ada in rome " * 9, ""),
     ):  # fmt: skip
         ask_task(task_page, model, text, second)
         assert task_page.execute_script("return document.documentElement.scrollWidth") <= 360, model
