@@ -5,7 +5,7 @@ import torch
 
 from tutelage.encode.types import Segment
 from tutelage.engine import attention, packed
-from tutelage.engine.plan import SHORT, Plan, bundled
+from tutelage.engine.plan import SHORT, Bundle, Plan, bundled
 
 LIKE = torch.float64, torch.device("cpu")
 
@@ -41,26 +41,36 @@ def test_bundles_give_plain_attention_and_its_gradients(
 @pytest.mark.parametrize("parent", [0, 11])
 def test_every_token_is_computed_once(parent: int) -> None:
     layout = segments(1, parent)
-    together, apart = bundled(layout, True, None, *LIKE)
-    seen = [token for bundle in together for token in bundle.tokens.tolist()]
-    seen += [token for segment in apart for token in range(segment.start, segment.stop)]
+    found = bundled(layout, True, None, *LIKE)
+    seen = [token for bundle in found.together for token in held(bundle)]
+    seen += [token for segment in found.apart for token in range(segment.start, segment.stop)]
     assert sorted(seen) == list(range(layout[-1].stop))
-    assert len(apart) < 5
-    assert all(bundle.stop == parent for bundle in together)
-    assert all(bundle.index.numel() <= 512 + 3 * bundle.empty.shape[1] for bundle in together)
+    assert len(found.apart) < 5
+    assert all(bundle.stop == parent for bundle in found.together)
+    assert all(bundle.index.numel() <= 512 + 3 * bundle.empty.shape[1] for bundle in found.together)
+    parts = [bundle.index[None] for bundle in found.together]
+    parts += [torch.arange(segment.start, segment.stop)[None] for segment in found.apart]
+    assert found.in_order(parts)[0].tolist() == list(range(layout[-1].stop))
+
+
+def held(bundle: Bundle) -> list[int]:
+    """The tokens of a bundle."""
+    tokens: list[int] = bundle.index[~bundle.empty.flatten()].tolist()
+    return tokens
 
 
 def test_a_window_that_hides_something_keeps_its_segment_apart() -> None:
     layout = (Segment(0, 20), Segment(20, 40), Segment(40, 50), Segment(50, 60))
-    together, apart = bundled(layout, True, 15, *LIKE)
-    assert apart == layout[:2]
-    assert [bundle.tokens.tolist() for bundle in together] == [list(range(40, 60))]
+    found = bundled(layout, True, 15, *LIKE)
+    assert found.apart == layout[:2]
+    assert [held(bundle) for bundle in found.together] == [list(range(40, 60))]
 
 
 def test_short_segments_share_rows() -> None:
     layout = tuple(Segment(12 * i, 12 * i + 12) for i in range(10))
-    (bundle,), apart = bundled(layout, False, None, *LIKE)
-    assert not apart
+    found = bundled(layout, False, None, *LIKE)
+    (bundle,) = found.together
+    assert not found.apart
     assert bundle.empty.shape == (2, 64)
     assert int(bundle.empty.sum()) == 128 - 120
 

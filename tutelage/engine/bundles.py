@@ -10,25 +10,30 @@ from torch import Tensor
 from tutelage.engine.plan import Bundle
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, bundle: Bundle, softcap: float | None, out: Tensor) -> Tensor:
-    """Softmax weights [Hk·S, L·G, P + L] of queries [Hk, N, G, D], already scaled, with keys [Hk, N, D]; writes the bundle's
-    tokens of `out` [N, Hk, G, D]."""
-    heads, _, groups, _ = q.shape
-    rows, own = _taken(q, bundle), _taken(k, bundle)
-    p, _ = _weights(rows, own, k[:, bundle.start : bundle.stop], bundle, softcap)
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, bundle: Bundle, softcap: float | None
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Of queries [Hk, N, G, D], already scaled, with keys [Hk, N, D]: the softmax weights [Hk·S, L·G, P + L], and what comes
+    of the bundle's places [Hk, S·L, G, D]."""
+    p, _ = _weights(_taken(q, bundle), _taken(k, bundle), k[:, bundle.start : bundle.stop], bundle, softcap)
     part = _times(p, _taken(v, bundle), v[:, bundle.start : bundle.stop])
-    out.index_copy_(0, bundle.tokens, _at_tokens(part, heads, groups, bundle).transpose(0, 1))
-    return p
+    return p, part.view(q.shape[0], len(bundle.index), q.shape[2], -1)
 
 
 def backward(
-    less: Tensor, q: Tensor, k: Tensor, wide: Tensor, bundle: Bundle, p: Tensor | None, softcap: float | None, dq: Tensor,
-    dk: Tensor, dv: Tensor,
-) -> None:  # fmt: skip
-    """`less` and `wide` as in `packed.backward`, and the weights if they were kept. Writes the bundle's tokens of the
-    gradients; adds to its parent's."""
+    less: Tensor,
+    q: Tensor,
+    k: Tensor,
+    wide: Tensor,
+    width: int,
+    bundle: Bundle,
+    p: Tensor | None,
+    softcap: float | None,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Gradients of q [Hk, S·L, G, D], k and v [Hk, S·L, D] at the bundle's places, and those of its parent's k and v, if it
+    has one. `less` and `wide` as in `packed.backward`, `width` is v's D, and `p` the weights if they were kept."""
     heads, _, groups, _ = q.shape
-    width, inherited = dv.shape[-1], bundle.stop - bundle.start
+    inherited = bundle.stop - bundle.start
     parent = slice(bundle.start, bundle.stop)
     rows, own = _taken(q, bundle), _taken(k, bundle)
     slope = None
@@ -41,23 +46,19 @@ def backward(
     ds = _against(g, _taken(wide, bundle), wide[:, parent]).mul_(p)
     if slope is not None:
         ds *= slope
-    dq.index_copy_(1, bundle.tokens, _at_tokens(_times(ds, own, k[:, parent]), heads, groups, bundle))
-    for into, weights, given in ((dk, ds, rows), (dv, p, g[..., :width])):
+    found, shared = [_times(ds, own, k[:, parent]).view(heads, len(bundle.index), groups, -1)], []
+    for weights, given in ((ds, rows), (p, g[..., :width])):
         part = torch.bmm(weights[..., inherited:].transpose(1, 2), given)
-        into.index_copy_(1, bundle.tokens, _at_tokens(part, heads, 1, bundle).squeeze(2))
+        found.append(part.view(heads, len(bundle.index), -1))
         if inherited:
-            shared = weights[..., :inherited].reshape(heads, -1, inherited)
-            into[:, parent] += torch.bmm(shared.transpose(1, 2), given.reshape(heads, shared.shape[1], -1))
+            above = weights[..., :inherited].reshape(heads, -1, inherited)
+            shared.append(torch.bmm(above.transpose(1, 2), given.reshape(heads, above.shape[1], -1)))
+    return found, shared
 
 
 def _taken(x: Tensor, bundle: Bundle) -> Tensor:
     """[heads, N, ..., D] at the bundle's places: [heads·S, L·..., D]."""
     return x.index_select(1, bundle.index).view(x.shape[0] * len(bundle.empty), -1, x.shape[-1])
-
-
-def _at_tokens(x: Tensor, heads: int, groups: int, bundle: Bundle) -> Tensor:
-    """[heads·S, L·groups, D] without the places that hold no token: [heads, n, groups, D]."""
-    return x.view(heads, len(bundle.index), groups, x.shape[-1]).index_select(1, bundle.where)
 
 
 def _against(rows: Tensor, own: Tensor, inherited: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from tutelage.encode.types import Segment
 from tutelage.engine import bundles
 from tutelage.engine.plan import Block, Plan, blocks, bundled, with_parent
 
@@ -25,20 +24,21 @@ def forward(
     kept: list[Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
     """Queries already scaled → [N, Hk, G, D]. What `backward` need not compute again goes into `kept`."""
-    heads, tokens, groups, _ = q.shape
-    out = q.new_empty(tokens, heads, groups, v.shape[-1])
-    together, apart = bundled(plan.segments, causal, window, q.dtype, q.device)
-    for bundle in together:
-        p = bundles.forward(q, k, v, bundle, softcap, out)
+    heads, _, groups, _ = q.shape
+    parts, layout = list[Tensor](), bundled(plan.segments, causal, window, q.dtype, q.device)
+    for bundle in layout.together:
+        p, part = bundles.forward(q, k, v, bundle, softcap)
+        parts.append(part)
         if kept is not None and softcap is None:
             kept.append(p)
-    for segment in apart:
+    for segment in layout.apart:
         keys, values = with_parent(k, plan, segment), with_parent(v, plan, segment)
         for block in blocks(plan, segment, causal, window):
             p, _ = _weights(q, keys, block, causal, window, softcap)
-            part = torch.bmm(p, values[:, block.first : block.last])
-            out[block.start : block.stop] = part.view(heads, -1, groups, v.shape[-1]).transpose(0, 1)
-    return out
+            parts.append(torch.bmm(p, values[:, block.first : block.last]).view(heads, -1, groups, v.shape[-1]))
+    if layout.places is None:  # one copy, not two
+        return torch.cat([part.transpose(0, 1) for part in parts]).contiguous()
+    return layout.in_order(parts).transpose(0, 1).contiguous()
 
 
 def backward(
@@ -46,23 +46,31 @@ def backward(
     softcap: float | None, kept: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k, v, given the gradient [N, Hk, G, D] of `out`, and what `forward` kept, or nothing."""
-    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     less = _less_delta(grad, out)
     ones = v.new_ones(*v.shape[:2], less.shape[-1] - v.shape[-1])
     wide = torch.cat((v, ones), dim=-1)  # the product with `less` is gvᵀ - delta: no pass over [T, T] to subtract it
-    together, apart = bundled(plan.segments, causal, window, q.dtype, q.device)
-    known = list(zip_longest(together, kept))
-    first = [pair for pair in known if pair[0].stop == pair[0].start]  # parents are written before children add
-    for bundle, p in first:
-        bundles.backward(less, q, k, wide, bundle, p, softcap, dq, dk, dv)
-    for segment in apart:
+    layout = bundled(plan.segments, causal, window, q.dtype, q.device)
+    dqs, dks, dvs = list[Tensor](), list[Tensor](), list[Tensor]()
+    above: list[tuple[int, int, Tensor, Tensor]] = []  # a parent's [start, stop), and what its k and v are given
+    for bundle, p in zip_longest(layout.together, kept):
+        (dq, dk, dv), shared = bundles.backward(less, q, k, wide, v.shape[-1], bundle, p, softcap)
+        dqs.append(dq)
+        dks.append(dk)
+        dvs.append(dv)
+        above += [(bundle.start, bundle.stop, *shared)] if shared else []  # type: ignore[list-item]
+    for segment in layout.apart:
         keys, values = with_parent(k, plan, segment), with_parent(wide, plan, segment)
         parts = list(blocks(plan, segment, causal, window))
-        dkeys, dvalues = _segment_backward(less, q, keys, values, v.shape[-1], dq, parts, causal, window, softcap)
-        _add(dk, dkeys, plan, segment)
-        _add(dv, dvalues, plan, segment)
-    for bundle, p in known[len(first) :]:
-        bundles.backward(less, q, k, wide, bundle, p, softcap, dq, dk, dv)
+        each, dk, dv = _segment_backward(less, q, keys, values, v.shape[-1], parts, causal, window, softcap)
+        start, stop = plan.keys(segment)
+        dqs += each
+        dks.append(dk[:, stop - start :])
+        dvs.append(dv[:, stop - start :])
+        above += [(start, stop, dk[:, : stop - start], dv[:, : stop - start])] if stop > start else []
+    dq, dk, dv = (layout.in_order(parts) for parts in (dqs, dks, dvs))
+    for start, stop, to_k, to_v in above:
+        dk[:, start:stop] += to_k
+        dv[:, start:stop] += to_v
     return dq, dk, dv
 
 
@@ -91,11 +99,13 @@ def _less_delta(grad: Tensor, out: Tensor) -> Tensor:
 
 
 def _segment_backward(
-    less: Tensor, q: Tensor, keys: Tensor, wide: Tensor, width: int, dq: Tensor, parts: list[Block], causal: bool,
-    window: int | None, softcap: float | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """p = softmax(s); dv = pᵀg; ds = p(gvᵀ - delta); dq = ds k; dk = dsᵀq. Writes dq, returns those of keys and values."""
+    less: Tensor, q: Tensor, keys: Tensor, wide: Tensor, width: int, parts: list[Block], causal: bool, window: int | None,
+    softcap: float | None,
+) -> tuple[list[Tensor], Tensor, Tensor]:  # fmt: skip
+    """p = softmax(s); dv = pᵀg; ds = p(gvᵀ - delta); dq = ds k; dk = dsᵀq. Returns dq of each block, and those of keys and
+    values."""
     heads, _, groups, dim = q.shape
+    dqs = []
     dkeys, dvalues = torch.zeros_like(keys), keys.new_zeros(*keys.shape[:2], width)
     for block in parts:
         rows = q[:, block.start : block.stop].reshape(heads, -1, dim)
@@ -105,19 +115,10 @@ def _segment_backward(
         ds = torch.bmm(g, wide[:, seen].transpose(1, 2)).mul_(p)
         if slope is not None:
             ds *= slope
-        dq[:, block.start : block.stop] = torch.bmm(ds, keys[:, seen]).view(heads, -1, groups, dim)
+        dqs.append(torch.bmm(ds, keys[:, seen]).view(heads, -1, groups, dim))
         part_v, part_k = torch.bmm(p.transpose(1, 2), g[..., :width]), torch.bmm(ds.transpose(1, 2), rows)
         if block.last - block.first == keys.shape[1] and len(parts) == 1:
-            return part_k, part_v
+            return dqs, part_k, part_v
         dvalues[:, seen] += part_v
         dkeys[:, seen] += part_k
-    return dkeys, dvalues
-
-
-def _add(into: Tensor, part: Tensor, plan: Plan, segment: Segment) -> None:
-    """Write the segment's own keys, and add to its parent's, which come before it in the layout and are written already."""
-    start, stop = plan.keys(segment)
-    inherited = stop - start
-    into[:, segment.start : segment.stop] = part[:, inherited:]
-    if inherited:
-        into[:, start:stop] += part[:, :inherited]
+    return dqs, dkeys, dvalues

@@ -60,18 +60,15 @@ def allowed(rows: range, columns: range, causal: bool, window: int | None, devic
 class Bundle:
     """Short segments of one parent, or of none, side by side in rows of one length L: S x L places, each of a token or empty.
 
-    `index` [S·L] is the token at each place (any where there is none), `empty` [S, L] is true there, `where` [n] are the
-    places that hold a token, and `tokens` [n] those tokens. Keys [start, stop) are the parent's. `hidden` [S, L, 1, L] is 0
-    where a query may see a key of its row, else -inf; empty places see each other. S and L are round numbers, as a new
-    shape of a product costs oneDNN more than the product.
+    `index` [S·L] is the token at each place (any where there is none), and `empty` [S, L] is true there. Keys [start, stop)
+    are the parent's. `hidden` [S, L, 1, L] is 0 where a query may see a key of its row, else -inf; empty places see each
+    other. S and L are round numbers, as a new shape of a product costs oneDNN more than the product.
     """
 
     start: int
     stop: int
     index: Tensor
     empty: Tensor
-    where: Tensor
-    tokens: Tensor
     hidden: Tensor
 
     @staticmethod
@@ -92,8 +89,7 @@ class Bundle:
         seen = owners[:, :, None] == owners[:, None, :]
         if causal:
             seen &= allowed(range(length), range(length), True, None, device)
-        where = (owners >= 0).flatten().nonzero()[:, 0]
-        return Bundle(*keys, index, owners < 0, where, index[where], _hidden(seen, dtype))
+        return Bundle(*keys, index, owners < 0, _hidden(seen, dtype))
 
 
 def in_rows(segments: Sequence[Segment], length: int, most: int) -> tuple[list[list[Segment]], list[Segment]]:
@@ -113,15 +109,32 @@ def in_rows(segments: Sequence[Segment], length: int, most: int) -> tuple[list[l
     return rows, left
 
 
+@dataclass(frozen=True)
+class Bundled:
+    """Segments that are computed together, those without a parent first, and the others, in their order.
+
+    What comes of them, side by side in this order, has token t at `places[t]`; None: at t.
+    """
+
+    together: tuple[Bundle, ...]
+    apart: tuple[Segment, ...]
+    places: Tensor | None
+
+    def in_order(self, parts: Sequence[Tensor]) -> Tensor:
+        """[heads, places, ...] of each bundle and segment → [heads, N, ...]. A gather: to scatter them takes 4 times as long."""
+        whole = parts[0] if len(parts) == 1 else torch.cat(tuple(parts), 1)
+        return whole if self.places is None else whole.index_select(1, self.places)
+
+
 @lru_cache(maxsize=4)
 def bundled(
     segments: tuple[Segment, ...], causal: bool, window: int | None, dtype: torch.dtype, device: torch.device
-) -> tuple[tuple[Bundle, ...], tuple[Segment, ...]]:
-    """Segments that are computed together, those without a parent first, and the others, in their order.
+) -> Bundled:
+    """The segments of a layout, some of them together. Scores will be of `dtype`.
 
-    Scores will be of `dtype`. A row has at least `ROW` places, or one segment of more than half as many as the longest, so
-    that little is computed that nobody sees; and a bundle has no more than 512 places, which with a parent's keys bounds the
-    scores as a block of queries does.
+    A row has at least `ROW` places, or one segment of more than half as many as the longest, so that little is computed that
+    nobody sees; and a bundle has no more than 512 places, which with a parent's keys bounds the scores as a block of queries
+    does.
     """
     plan, families = Plan(segments), dict[tuple[int, int], list[Segment]]()
     for segment in sorted(segments, key=lambda s: s.start - s.stop):
@@ -140,7 +153,16 @@ def bundled(
             if len(like) - len(left) > 1:
                 bundles.append(Bundle.of(rows, length, keys, causal, dtype, device))
                 together.update(*rows)
-    return tuple(bundles), tuple(segment for segment in segments if segment not in together)
+    apart = tuple(segment for segment in segments if segment not in together)
+    return Bundled(tuple(bundles), apart, _places(bundles, apart).to(device) if bundles else None)
+
+
+def _places(bundles: Sequence[Bundle], apart: Sequence[Segment]) -> Tensor:
+    """[N]: where each token stands in the bundles and segments side by side."""
+    tokens = [torch.where(bundle.empty.flatten(), -1, bundle.index).cpu() for bundle in bundles]
+    held = torch.cat([*tokens, *(torch.arange(segment.start, segment.stop) for segment in apart)])
+    where = (held >= 0).nonzero()[:, 0]
+    return where[held[where].argsort()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ def rounded(values: Tensor, name: str, into: Tensor | None = None) -> Tensor:
     found = torch.empty_like(values, dtype=torch.bfloat16) if into is None else into
     if values.is_meta:
         return found
-    bits, halves = values.detach().view(-1).view(torch.int32), found.detach().view(-1).view(torch.int16)
+    bits, stored = values.detach().view(-1).view(torch.int32), found.detach().view(-1)
     thresholds, sums = (
         _thresholds(values.device),
         torch.empty(min(BLOCK, bits.numel()), dtype=torch.int32, device=values.device),
@@ -37,7 +37,8 @@ def rounded(values: Tensor, name: str, into: Tensor | None = None) -> Tensor:
     for start in range(0, bits.numel(), BLOCK):
         part = bits[start : start + BLOCK]
         count = len(part)
-        # a bf16 value is the upper half of an fp32 one, little end first: the lower half carries into it, or is cut off
-        torch.add(part, thresholds[begin : begin + count], out=sums[:count])
-        halves[start : start + count] = sums[:count].view(torch.int16)[1::2]
+        # a bf16 value is the upper half of an fp32 one: the lower half carries into it, or is cut off. To convert what is then
+        # exact takes two thirds of the time of copying every other half
+        torch.add(part, thresholds[begin : begin + count], out=sums[:count]).bitwise_and_(-1 << 16)
+        stored[start : start + count].copy_(sums[:count].view(torch.float32))
     return found
