@@ -56,6 +56,7 @@ def test_every_token_is_computed_once(parent: int) -> None:
 def held(bundle: Bundle) -> list[int]:
     """The tokens of a bundle."""
     tokens: list[int] = bundle.index[~bundle.empty.flatten()].tolist()
+    assert bundle.held[bundle.held >= 0].tolist() == tokens
     return tokens
 
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage.encode.types import Segment
@@ -62,7 +63,8 @@ class Bundle:
 
     `index` [S·L] is the token at each place (any where there is none), and `empty` [S, L] is true there. Keys [start, stop)
     are the parent's. `hidden` [S, L, 1, L] is 0 where a query may see a key of its row, else -inf; empty places see each
-    other. S and L are round numbers, as a new shape of a product costs oneDNN more than the product.
+    other. S and L are round numbers, as a new shape of a product costs oneDNN more than the product. `held` [S·L] is `index`
+    with -1 where nothing is, and always has values.
     """
 
     start: int
@@ -70,6 +72,7 @@ class Bundle:
     index: Tensor
     empty: Tensor
     hidden: Tensor
+    held: NDArray[np.int64]
 
     @staticmethod
     def of(
@@ -89,7 +92,8 @@ class Bundle:
         seen = owners[:, :, None] == owners[:, None, :]
         if causal:
             seen &= allowed(range(length), range(length), True, None, device)
-        return Bundle(*keys, index, owners < 0, _hidden(seen, dtype))
+        held = np.where(owner < 0, -1, token).reshape(-1)
+        return Bundle(*keys, index, owners < 0, _hidden(seen, dtype), held)
 
 
 def in_rows(segments: Sequence[Segment], length: int, most: int) -> tuple[list[list[Segment]], list[Segment]]:
@@ -159,10 +163,9 @@ def bundled(
 
 def _places(bundles: Sequence[Bundle], apart: Sequence[Segment]) -> Tensor:
     """[N]: where each token stands in the bundles and segments side by side."""
-    tokens = [torch.where(bundle.empty.flatten(), -1, bundle.index).cpu() for bundle in bundles]
-    held = torch.cat([*tokens, *(torch.arange(segment.start, segment.stop) for segment in apart)])
-    where = (held >= 0).nonzero()[:, 0]
-    return where[held[where].argsort()]
+    held = np.concatenate([*(b.held for b in bundles), *(np.arange(s.start, s.stop) for s in apart)])
+    where = np.flatnonzero(held >= 0)
+    return torch.from_numpy(where[np.argsort(held[where])])
 
 
 @dataclass(frozen=True, slots=True)
