@@ -2,7 +2,7 @@
 
 import torch
 
-from tutelage.engine.rounding import BLOCK, rounded
+from tutelage.engine.rounding import BLOCK, Rounding, rounded
 
 
 def test_what_bf16_holds_stays() -> None:
@@ -41,8 +41,12 @@ def test_it_is_a_function_of_the_values_and_the_name() -> None:
     assert torch.equal(first, rounded(values, "a"))
     assert not torch.equal(first, other)
     into = torch.empty(4, 700, dtype=torch.bfloat16)
-    rounded(values, "a", into=into)
+    rounding = Rounding(values, "a", into)
+    rounding()
     assert torch.equal(into, first)
+    values.mul_(0.9)
+    rounding()
+    assert torch.equal(into, rounded(values, "a"))
 
 
 def test_long_tensors_go_on_where_a_block_ends() -> None:

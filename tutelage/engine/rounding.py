@@ -17,28 +17,37 @@ BLOCK = 1 << 18  # thresholds; longer tensors use them again. Two blocks of 4 by
 
 @functools.cache
 def _thresholds(device: torch.device) -> Tensor:
-    """[2 BLOCK] int32 in [0, 65536), the second half like the first: so that a block can begin anywhere."""
+    """[2 BLOCK] int32 in [1 - 2^15, 2^15), the second half like the first: so that a block can begin anywhere."""
     generator = torch.Generator().manual_seed(0)
-    block = torch.randint(0, 1 << 16, (BLOCK,), generator=generator, dtype=torch.int32)
+    block = torch.randint(1, 1 << 16, (BLOCK,), generator=generator, dtype=torch.int32) - (1 << 15)
     return torch.cat((block, block)).to(device)
 
 
-def rounded(values: Tensor, name: str, into: Tensor | None = None) -> Tensor:
-    """`values`, contiguous fp32, in bf16, written to `into` where it is given. `name` says which thresholds are theirs."""
-    found = torch.empty_like(values, dtype=torch.bfloat16) if into is None else into
-    if values.is_meta:
-        return found
-    bits, stored = values.detach().view(-1).view(torch.int32), found.detach().view(-1)
-    thresholds, sums = (
-        _thresholds(values.device),
-        torch.empty(min(BLOCK, bits.numel()), dtype=torch.int32, device=values.device),
-    )
-    begin = zlib.crc32(name.encode()) % BLOCK
-    for start in range(0, bits.numel(), BLOCK):
-        part = bits[start : start + BLOCK]
-        count = len(part)
-        # a bf16 value is the upper half of an fp32 one: the lower half carries into it, or is cut off. To convert what is then
-        # exact takes two thirds of the time of copying every other half
-        torch.add(part, thresholds[begin : begin + count], out=sums[:count]).bitwise_and_(-1 << 16)
-        stored[start : start + count].copy_(sums[:count].view(torch.float32))
+class Rounding:
+    """`values`, contiguous fp32, in bf16 written to `into`, contiguous too, by each call. `name` says which thresholds are theirs.
+
+    A bf16 value is the upper half of an fp32 one, and converting rounds that to the nearest: with a number of at least
+    1 - 2^15 and less than 2^15 added to the fp32 value's bits, it rounds by that. The views are made once, as they would take as
+    long as the work.
+    """
+
+    def __init__(self, values: Tensor, name: str, into: Tensor) -> None:
+        self.place = values.data_ptr(), into.data_ptr()
+        bits, stored = values.detach().view(-1).view(torch.int32), into.detach().view(-1)
+        begin, thresholds = zlib.crc32(name.encode()) % BLOCK, _thresholds(values.device)
+        self._parts = [
+            (part, thresholds[begin : begin + len(part)], stored[start : start + len(part)])
+            for start, part in ((start, bits[start : start + BLOCK]) for start in range(0, bits.numel(), BLOCK))
+        ]
+
+    def __call__(self) -> None:
+        for part, thresholds, stored in self._parts:
+            stored.copy_(torch.add(part, thresholds).view(torch.float32))
+
+
+def rounded(values: Tensor, name: str) -> Tensor:
+    """`values`, contiguous fp32, in bf16 (see `Rounding`)."""
+    found = torch.empty_like(values, dtype=torch.bfloat16)
+    if not values.is_meta:
+        Rounding(values, name, found)()
     return found

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tutelage.engine.rounding import rounded
+from tutelage.engine.rounding import Rounding, rounded
 from tutelage.errors import ChangedRunError, CheckFailedError
 from tutelage.recipe import OptimSpec
 from tutelage.train.adamw_8bit import AdamW8bit, moments_8bit
@@ -53,6 +53,7 @@ class Optimizer:
             str, Tensor
         ] = {}  # a master's gradient between steps: new memory at each costs its page faults
         self.hooks: dict[str, RemovableHandle] = {}
+        self.roundings: dict[str, Rounding] = {}
         self.known = {**parameters, **(resting or {})}
         for name, parameter in self.known.items():
             exact = parameter.dtype in (torch.float32, torch.float64) and name not in self.rows
@@ -184,11 +185,20 @@ class Optimizer:
             for name, parameter in parameters.items():
                 master = self.masters[name]
                 if name in self.rows:
-                    part = torch.empty_like(master, dtype=parameter.dtype)
-                    _publish_into(part, master, name)
+                    exact = parameter.dtype != torch.bfloat16
+                    part = master.to(parameter.dtype) if exact else rounded(master, name)
                     parameter.index_copy_(0, self.rows[name], part)
                 elif master is not parameter:
-                    _publish_into(parameter, master, name)
+                    self._publish_into(parameter, master, name)
+
+    def _publish_into(self, stored: Tensor, master: Tensor, name: str) -> None:
+        if master.is_meta or stored.dtype != torch.bfloat16 or not (stored.is_contiguous() and master.is_contiguous()):
+            stored.copy_(master)
+            return
+        rounding = self.roundings.get(name)
+        if rounding is None or rounding.place != (master.data_ptr(), stored.data_ptr()):
+            rounding = self.roundings[name] = Rounding(master, name, stored)
+        rounding()
 
     def state(self) -> dict[str, Tensor]:
         """Masters and Adam's moments as named tensors, for a checkpoint."""
@@ -214,10 +224,3 @@ class Optimizer:
                     moments_of = self._moments(master)
                     self.adam.state[master] = {k: m.copy_(tensors[f"{k}.{name}"]) for k, m in moments_of.items()}
         self._publish(self.known)
-
-
-def _publish_into(stored: Tensor, master: Tensor, name: str) -> None:
-    if stored.dtype == torch.bfloat16 and stored.is_contiguous() and master.is_contiguous():
-        rounded(master, name, into=stored)
-    else:
-        stored.copy_(master)
