@@ -206,15 +206,20 @@ def test_bf16_trains_and_keeps_masters(build: Build) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_clipping_scales_the_whole_gradient() -> None:
-    parameter = torch.nn.Parameter(torch.zeros(2))
-    optimizer = Optimizer({"w": parameter}, OptimSpec(max_grad_norm=1.0))
-    parameter.grad = torch.tensor([3.0, 4.0])
-    seen: list[torch.Tensor] = []
-    real = optimizer.adam.step
-    optimizer.adam.step = lambda: (seen.append(parameter.grad.clone()), real())  # type: ignore[method-assign,union-attr,assignment,func-returns-value]
-    optimizer.step(0.1, optimizer.gradient_norm())
-    torch.testing.assert_close(seen[0], torch.tensor([0.6, 0.8]))
+@pytest.mark.parametrize("kind, size, within", [("adamw", 2, 1e-6), ("adamw_8bit", 4096, 0.02)])
+def test_clipping_scales_the_whole_gradient(kind: str, size: int, within: float) -> None:
+    """As torch's: what enters the moments is the gradient over its norm, and a small one as it is."""
+    parameter = torch.nn.Parameter(torch.zeros(size))
+    other = torch.nn.Parameter(torch.zeros(size))
+    optimizer = Optimizer({"w": parameter}, OptimSpec(kind=kind, max_grad_norm=1.0))
+    adam = torch.optim.AdamW([other], lr=0.1, weight_decay=0.0)
+    for values in ((3.0, 4.0), (0.03, -0.04), (-30.0, 0.4)):
+        parameter.grad = torch.tensor(values).repeat_interleave(size // 2)
+        other.grad = parameter.grad.clone()
+        torch.nn.utils.clip_grad_norm_([other], 1.0)
+        adam.step()
+        optimizer.step(0.1, optimizer.gradient_norm())
+    torch.testing.assert_close(parameter, other, rtol=within, atol=within)
 
 
 def test_a_model_that_cannot_pack_runs_row_by_row_to_the_same_losses(build: Build) -> None:

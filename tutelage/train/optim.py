@@ -170,9 +170,12 @@ class Optimizer:
                 "the gradient is not finite", why=f"its norm is {norm}; the weights are unchanged",
                 fix="lower optim.learning_rate, or set precision: fp32",
             )  # fmt: skip
-        if norm > self.spec.max_grad_norm:
-            factor = self.spec.max_grad_norm / norm
-            torch._foreach_mul_([m.grad for m in self.trained if m.grad is not None], factor)
+        over = max(1.0, norm / self.spec.max_grad_norm)
+        if self.adam.defaults.get("fused"):  # torch's own kernel divides while it reads; a pass by itself takes 1 ms for 11M
+            scale = torch.tensor(over, device=self.trained[0].device) if over > 1 else None
+            self.adam.grad_scale = scale  # type: ignore[attr-defined]
+        elif over > 1:
+            torch._foreach_div_([m.grad for m in self.trained if m.grad is not None], over)
         for group in self.adam.param_groups:
             group["lr"] = rate * group["times"]
         self.adam.step()
