@@ -16,6 +16,7 @@ from tutelage import cli
 from tutelage.errors import CheckFailedError, UsageError
 from tutelage.export.artifact import RECEIPT, read_artifact
 from tutelage.export.card import check_card
+from tutelage.export.label_parity import LabelParity, problems
 from tutelage.export.merged_task import Merging
 from tutelage.tasks.opening import open_for_task
 
@@ -114,6 +115,15 @@ def test_other_weights_fail_the_gate_and_leave_nothing(
     with pytest.raises(CheckFailedError, match="predicts"):
         tutelage.export(str(exported("seq2seq")[0]), out=str(tmp_path / "out"), texts=20)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_written_text_of_a_hundred_may_part_at_a_tie_and_a_label_never() -> None:
+    for same, difference, written, wrong in (
+        (299, 1e-6, False, True), (297, 1e-6, True, False), (296, 1e-6, True, True), (299, 0.01, True, True),
+        (300, 0.01, True, False),
+    ):  # fmt: skip
+        parity = LabelParity("x", 300, True, same, difference, 5, 5, written)
+        assert bool(list(problems(parity, "here"))) == wrong
 
 
 @pytest.mark.parametrize(

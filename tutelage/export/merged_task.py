@@ -62,8 +62,9 @@ class Merging:
             for a, b, c, d in zip(ours.read(texts), written.read(texts), ours.write(texts), written.write(texts))
         )
         return LabelParity(
-            "transformers", len(theirs), self.held_out, same_outputs(predictions, theirs), difference, len(texts), same
-        )
+            "transformers", len(theirs), self.held_out, same_outputs(predictions, theirs), difference, len(texts), same,
+            written=self.opened.task.head.kind == "seq2seq",
+        )  # fmt: skip
 
 
 def _outputs(opened: OpenedTask, rows: Sequence[Any]) -> list[Tensor]:

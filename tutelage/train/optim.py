@@ -171,7 +171,8 @@ class Optimizer:
                 fix="lower optim.learning_rate, or set precision: fp32",
             )  # fmt: skip
         over = max(1.0, norm / self.spec.max_grad_norm)
-        if self.adam.defaults.get("fused"):  # torch's own kernel divides while it reads; a pass by itself takes 1 ms for 11M
+        # torch's own kernel divides while it reads: a pass by itself takes 1 ms for 11 million values
+        if self.adam.defaults.get("fused"):
             scale = torch.tensor(over, device=self.trained[0].device) if over > 1 else None
             self.adam.grad_scale = scale  # type: ignore[attr-defined]
         elif over > 1:

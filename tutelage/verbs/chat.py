@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tutelage.errors import UsageError
+from tutelage.errors import DataError, UsageError
 from tutelage.generate.sampling import Sampling
 from tutelage.methods.opening import Located, locate, open_model
 from tutelage.serve.served_task import open_worker, task_of
@@ -79,7 +79,12 @@ def _texts(
         if line == "/help":
             write(f"{told}\n")
             return False
-        write(f"{ask(worker, line)['answer']}\n")
+        try:
+            write(f"{ask(worker, line)['answer']}\n")
+        except DataError as error:  # e.g. a line that is too long: the next one may fit
+            if not person:
+                raise
+            write(f"error: {error}\n")
         answered += 1
         return False
 
