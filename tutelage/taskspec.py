@@ -96,3 +96,4 @@ TASKS: dict[str, type[Spec]] = {
     "chat": ChatSpec, "classify": ClassifySpec, "tag": TagSpec, "extract": ExtractSpec, "seq2seq": Seq2SeqSpec,
     "text": TextSpec,
 }  # fmt: skip
+LABELLING = ("classify", "tag", "extract")  # tasks that say something of a text, and write none

@@ -113,22 +113,23 @@ def load(path: Path) -> Any:
     return module
 
 
+def tiny(folder: Path, maker: str) -> Path:
+    """The new folder, filled by a function of the conformance tests."""
+    folder.mkdir()
+    getattr(load(Path(__file__).parents[1] / "conformance" / "conftest.py"), maker)(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random BERT."""
-    folder = tmp_path_factory.mktemp("encoders") / "vectors"
-    folder.mkdir()
-    load(Path(__file__).parents[1] / "conformance" / "conftest.py").make_encoder(folder)
-    return folder
+    return tiny(tmp_path_factory.mktemp("encoders") / "vectors", "make_encoder")
 
 
 @pytest.fixture(scope="session")
 def pair_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random T5."""
-    folder = tmp_path_factory.mktemp("encoder-decoders") / "t5"
-    folder.mkdir()
-    load(Path(__file__).parents[1] / "conformance" / "conftest.py").make_pair_model(folder)
-    return folder
+    return tiny(tmp_path_factory.mktemp("encoder-decoders") / "t5", "make_pair_model")
 
 
 def train_task(name: str, model: Path, folder: Path, method: str = "full") -> Path:

@@ -16,6 +16,7 @@ from tutelage.methods.opening import Located
 from tutelage.models.load import family_of
 from tutelage.models.safety import read_object
 from tutelage.tasks.opening import read_task
+from tutelage.taskspec import LABELLING
 
 Say = Callable[[str], None]
 
@@ -39,7 +40,7 @@ class Opened(Protocol):
 def has_task(located: Located) -> bool:
     """Whether a model does something else than go on with texts: it has a head, or is no decoder."""
     spec = read_task(located.adapter or located.model)
-    headed = spec is not None and spec.kind in ("classify", "tag", "extract") and not getattr(spec, "verbalised", False)
+    headed = spec is not None and spec.kind in LABELLING and not getattr(spec, "verbalised", False)
     return headed or family_of(read_object(located.model / "config.json")) != "decoder"
 
 

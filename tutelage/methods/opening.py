@@ -55,9 +55,13 @@ def open_model(
 
     `precision` "auto" measures the machine, so that a busy one may choose otherwise the next time.
     """
+    return open_located(locate(name, base=base, say=say), precision)
+
+
+def open_located(located: Located, precision: str = "auto") -> Opened:
+    """The located model, its adapter added to its weights, in `precision` (see `open_model`)."""
     chosen, _ = choose_precision(precision, device_name())
-    dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
-    return load_located(locate(name, base=base, say=say), dtype)
+    return load_located(located, torch.bfloat16 if chosen == "bf16" else torch.float32)
 
 
 def locate(name: str, *, base: bool = False, say: Callable[[str], None] = lambda text: None) -> Located:

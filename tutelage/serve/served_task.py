@@ -18,7 +18,7 @@ from tutelage.serve.marking import Marker
 from tutelage.serve.rewriting import Rewriter
 from tutelage.serve.task_engine import TaskEngine
 from tutelage.tasks.opening import open_for_task, read_task
-from tutelage.taskspec import Seq2SeqSpec
+from tutelage.taskspec import LABELLING, Seq2SeqSpec
 
 Worker = Classifier | Marker | Finder | Rewriter | Embedder
 Say = Callable[[str], None]
@@ -59,13 +59,12 @@ class ServedTask:
 TASK_WORKERS: dict[str, Callable[[Any], Worker]] = {
     "classify": Classifier, "tag": Marker, "extract": Finder, "seq2seq": Rewriter,
 }  # fmt: skip
-LABELS = ("classify", "tag", "extract")
 
 
 def task_of(place: Located) -> str | None:
-    """The task that a model is served for; None: it goes on with texts."""
-    spec = read_task(place.adapter or place.model)
-    if spec is not None and spec.kind in LABELS:
+    """The task that a model is served for, a run's also where its untouched model is meant; None: it goes on with texts."""
+    spec = read_task(place.run / "model" if place.run is not None else place.adapter or place.model)
+    if spec is not None and spec.kind in LABELLING:
         return spec.kind
     family = family_of(read_object(place.model / "config.json"))
     return {"encoder": "embed", "encoder-decoder": "seq2seq"}.get(family)

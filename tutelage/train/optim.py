@@ -189,8 +189,8 @@ class Optimizer:
             for name, parameter in parameters.items():
                 master = self.masters[name]
                 if name in self.rows:
-                    exact = parameter.dtype != torch.bfloat16
-                    part = master.to(parameter.dtype) if exact else rounded(master, name)
+                    rounds = parameter.dtype == torch.bfloat16
+                    part = rounded(master, name) if rounds else master.to(parameter.dtype)
                     parameter.index_copy_(0, self.rows[name], part)
                 elif master is not parameter:
                     self._publish_into(parameter, master, name)

@@ -8,7 +8,7 @@ import torch
 
 from tutelage.errors import DataError, UsageError
 from tutelage.generate.sampling import Sampling
-from tutelage.methods.opening import Located, locate, open_model
+from tutelage.methods.opening import locate, open_located
 from tutelage.serve.served_task import open_worker, task_of
 from tutelage.serve.terminal import Talk, converse, each_line, reply
 from tutelage.serve.terminal_task import asker
@@ -34,12 +34,14 @@ def chat(
     marks entities or rewrites answers each text alone: `prompt` gives what its route of `serve` does, and `answer`.
     """
     sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k)  # wrong settings fail before a model is read
-    place = locate(model, say=say or (lambda line: None))
+    place = locate(model, base=base, say=say or (lambda line: None))
     if (task := task_of(place)) is not None:
         settings = {"system": system is not None, "temperature": temperature, "top_p": top_p < 1, "top_k": top_k}
         _refuse(model, task, [name for name, given in settings.items() if given])
-        return _texts(place, task, prompt, base, say or (lambda line: None), write or _print)
-    opened = open_model(model, base=base, say=say or (lambda line: None))
+        ask = asker(task, model)
+        worker = open_worker(place.name, place, task, "auto", say or (lambda line: None), base=base)
+        return _texts(place.name, task, prompt, lambda text: ask(worker, text), write or _print)
+    opened = open_located(place)
     talk = Talk(
         opened.model, opened.tokenizer, opened.template, sampling, max_tokens,
         torch.Generator(opened.model.device).manual_seed(seed), system,
@@ -61,16 +63,14 @@ def _refuse(model: str, task: str, settings: list[str]) -> None:
 
 
 def _texts(
-    place: Located, task: str, prompt: str | None, base: bool, say: Callable[[str], None], write: Callable[[str], None]
+    name: str, task: str, prompt: str | None, ask: Callable[[str], dict[str, Any]], write: Callable[[str], None]
 ) -> dict[str, Any]:
     """Each text with its answer."""
-    ask = asker(task, place.name)
-    worker = open_worker(place.name, place, task, "auto", say, base=base)
     if prompt is not None:
-        found = ask(worker, prompt)
+        found = ask(prompt)
         write(f"{found['answer']}\n")
-        return {"model": place.name, "task": task, **found}
-    answered, told = 0, f"{place.name}, {task}. Each line is a text; /exit or Ctrl-D leaves."
+        return {"model": name, "task": task, **found}
+    answered, told = 0, f"{name}, {task}. Each line is a text; /exit or Ctrl-D leaves."
 
     def heard(line: str, person: bool) -> bool:
         nonlocal answered
@@ -80,7 +80,7 @@ def _texts(
             write(f"{told}\n")
             return False
         try:
-            write(f"{ask(worker, line)['answer']}\n")
+            write(f"{ask(line)['answer']}\n")
         except DataError as error:  # e.g. a line that is too long: the next one may fit
             if not person:
                 raise
@@ -89,7 +89,7 @@ def _texts(
         return False
 
     each_line(sys.stdin, write, told, heard)
-    return {"model": place.name, "task": task, "texts": answered}
+    return {"model": name, "task": task, "texts": answered}
 
 
 def _print(text: str) -> None:
