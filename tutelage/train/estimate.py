@@ -7,8 +7,7 @@ from typing import Any
 
 from tutelage.engine.precision import ExecutionPlan, measure_gflops
 from tutelage.methods.qlora import calibrated_bytes
-from tutelage.models.describe import DTYPES
-from tutelage.models.safetensors_file import read_header, shards
+from tutelage.models.describe import stored_dtypes
 from tutelage.recipe import LoraSpec, QloraSpec
 from tutelage.runs import plain
 from tutelage.train.budget import libraries
@@ -94,8 +93,7 @@ def mapped_bytes(sketch: Sketch, material: Material) -> int:
     plan = sketch.plan
     if material.loaded is not None or plan.device == "cuda":
         return 0
-    stored = {DTYPES.get(tensor.dtype) for file in shards(material.fetched.path) for tensor in read_header(file)}
-    if stored != {str(plan.dtype).removeprefix("torch.")}:
+    if stored_dtypes(material.fetched.path) != {str(plan.dtype).removeprefix("torch.")}:
         return 0
     model, trained = sketch.state.backbone.model, set(sketch.state.trainable.parameters)
     return sum(p.nbytes for name, p in model.named_parameters() if name not in trained)
