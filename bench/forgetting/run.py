@@ -32,6 +32,7 @@ from harness.contenders import beside, default_model  # noqa: E402
 import tutelage  # noqa: E402
 from tutelage.evaluate.forgetting import Probed, probe  # noqa: E402
 from tutelage.evaluate.probing import Probe, local, shipped  # noqa: E402
+from tutelage.evaluate.writers import CausalWriter  # noqa: E402
 from tutelage.methods.opening import Opened, load_located, locate  # noqa: E402
 from tutelage.recipe import make_recipe  # noqa: E402
 from tutelage.runs import history, read_json, write_json  # noqa: E402
@@ -121,7 +122,7 @@ def recipe(means: Means, seed: int, of: Files, model: str, threads: int, out: Pa
 
 def score(opened: Opened, of: Files, model: str, probes: Mapping[str, Sequence[Probe]], base: Probed | None) -> Probed:
     """Every probe, and the held-out rows as one more: (nats, tokens) of each."""
-    probed = probe(opened.model, opened.template, probes, base=base)
+    probed = probe(CausalWriter(opened.model, opened.template), probes, base=base)
     rows = encoded_rows(Path(model), of.held_out)
     losses = target_losses(backbone_of(opened.model), rows)
     HELD_OUT[id(probed)] = [[float(part.sum()), len(part)] for part in losses]

@@ -11,9 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tutelage.data.types import At
 from tutelage.encode.template import Template
 from tutelage.errors import DataError
-from tutelage.evaluate.forgetting import encode, forgetting, probe
+from tutelage.evaluate.forgetting import forgetting, probe
 from tutelage.evaluate.instructions import obeyed
 from tutelage.evaluate.probing import Choice, Request, Text, local, shipped
+from tutelage.evaluate.writers import CausalWriter
 from tutelage.metrics import Prediction
 
 Folders = Callable[[str], Path]
@@ -33,8 +34,8 @@ def open_tiny(folder: Path) -> tuple[AutoModelForCausalLM, Template]:
 
 def test_a_model_has_forgotten_nothing_of_itself_and_another_one_is_far_away(model_folder: Folders) -> None:
     model, template = open_tiny(model_folder("llama"))
-    base = probe(model, template, PROBES)
-    same = forgetting(base, probe(model, template, PROBES, base=base))
+    base = probe(CausalWriter(model, template), PROBES)
+    same = forgetting(base, probe(CausalWriter(model, template), PROBES, base=base))
     assert set(same.probes) == {"text", "choice", "format"}
     assert all(one.value == pytest.approx(0.0, abs=1e-6) for one in same.probes.values())
     assert same.forgotten() == []
@@ -43,7 +44,7 @@ def test_a_model_has_forgotten_nothing_of_itself_and_another_one_is_far_away(mod
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.2)
-    other = forgetting(base, probe(model, template, PROBES, base=base))
+    other = forgetting(base, probe(CausalWriter(model, template), PROBES, base=base))
     assert other.divergence is not None
     assert other.divergence.value > 0.1
     assert other.divergence.n == 3
@@ -51,9 +52,9 @@ def test_a_model_has_forgotten_nothing_of_itself_and_another_one_is_far_away(mod
 
 def test_text_is_scored_as_transformers_scores_it(model_folder: Folders) -> None:
     model, template = open_tiny(model_folder("llama"))
-    found = probe(model, template, {"text": PROBES["text"]}).predictions["text"]
+    found = probe(CausalWriter(model, template), {"text": PROBES["text"]}).predictions["text"]
     for one, context in zip(found, ("", "Hydrogen and oxygen make")):
-        row = encode(template, context, str(one.reference), PROBES["text"][0])
+        row = CausalWriter(model, template).row(context, str(one.reference), AT)
         ids = torch.from_numpy(row.ids.astype(np.int64))[None]
         fresh, _ = open_tiny(model_folder("llama"))
         with torch.no_grad():
@@ -116,6 +117,6 @@ def test_local_probes_are_read_by_their_fields(tmp_path: Path) -> None:
 
 def test_kinds_of_predictions(model_folder: Folders) -> None:
     model, template = open_tiny(model_folder("llama"))
-    found = probe(model, template, PROBES).predictions
+    found = probe(CausalWriter(model, template), PROBES).predictions
     assert all(isinstance(one, Prediction) for rows in found.values() for one in rows)
     assert [one.output for one in found["format"]] == ["obeyed"] or str(found["format"][0].output).startswith("not:")

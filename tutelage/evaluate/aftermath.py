@@ -11,8 +11,11 @@ from pathlib import Path
 
 from tutelage.evaluate.forgetting import Forgetting, Probed, forgetting, probe
 from tutelage.evaluate.probing import Probe, Request, shipped, spread
-from tutelage.methods.opening import open_model
-from tutelage.tasks.types import Bound
+from tutelage.evaluate.writers import CausalWriter, Writer, writer_of
+from tutelage.methods.opening import locate, open_located
+from tutelage.models.load import family_of
+from tutelage.models.safety import read_object
+from tutelage.tasks.opening import open_for_task
 
 WRITTEN = 8  # rows of each probe that asks for an answer: 64 tokens of writing cost as much as scoring 10 rows
 
@@ -24,11 +27,6 @@ class Aftermath:
     forgetting: Forgetting
     rows: int
     seconds: float
-
-
-def can_be_probed(task: Bound) -> bool:
-    """Whether the probes can be put to its model: one that writes, with a chat template, whether the task uses it or not."""
-    return task.head.kind == "causal" and (task.template is not None or bool(task.tokenizer.chat_template))
 
 
 def few() -> dict[str, list[Probe]]:
@@ -53,8 +51,17 @@ def aftermath(
 def _probed(
     run: Path, untouched: bool, probes: Mapping[str, Sequence[Probe]], base: Probed | None, precision: str, seed: int
 ) -> Probed:
-    opened = open_model(str(run), base=untouched, precision=precision)
-    found = probe(opened.model, opened.template, probes, base=base, seed=seed)
-    del opened
+    found = probe(_opened(run, untouched, precision), probes, base=base, seed=seed)
     gc.collect()  # a model is full of cycles, and the next one needs its memory
     return found
+
+
+def _opened(run: Path, untouched: bool, precision: str) -> Writer:
+    located = locate(str(run), base=untouched)
+    if family_of(read_object(located.model / "config.json")) != "encoder-decoder":
+        opened = open_located(located, precision)
+        return CausalWriter(opened.model, opened.template)
+    asked = open_for_task(str(run), base=untouched, precision=precision)
+    writer = writer_of(asked.task, asked.backbone, asked.plan)
+    assert writer is not None  # an encoder-decoder's only task is one that writes
+    return writer

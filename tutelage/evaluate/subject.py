@@ -9,7 +9,6 @@ from typing import Any
 from tutelage.data.types import At, Conversation
 from tutelage.encode.template import Template
 from tutelage.errors import UsageError
-from tutelage.evaluate.aftermath import can_be_probed
 from tutelage.evaluate.files import write_predictions
 from tutelage.evaluate.forgetting import Probed, probe
 from tutelage.evaluate.label_next import (
@@ -28,6 +27,7 @@ from tutelage.evaluate.probing import Probe
 from tutelage.evaluate.rows import Rows, with_columns
 from tutelage.evaluate.scoring import metrics_for, score
 from tutelage.evaluate.types import Scores
+from tutelage.evaluate.writers import CausalWriter, writer_of
 from tutelage.generate.decode import context_limit
 from tutelage.methods.opening import open_model
 from tutelage.metrics import Prediction
@@ -91,14 +91,14 @@ def score_chat(
     probed = None
     if asked.probes:
         say(f"{label}: probes of general text, knowledge, common sense and instructions")
-        probed = probe(opened.model, opened.template, asked.probes, base=base, seed=asked.seed)
+        probed = probe(CausalWriter(opened.model, opened.template), asked.probes, base=base, seed=asked.seed)
     return _finished(name, label, predictions, asked, probed, too_long)
 
 
 def score_task(
     model: str, untouched: bool, label: str, rows: Rows, asked: Asked, base: Probed | None, say: Say
 ) -> Scored:
-    """A model on the rows of any other task, by the task's own `predict`. Probes need a causal model with a chat template."""
+    """A model on the rows of any other task, by the task's own `predict`. Probes need a model that writes."""
     opened = open_for_task(
         model, base=untouched, task=asked.spec, rows=rows.training_rows, others=rows.rows,
         precision=asked.precision, say=say,
@@ -108,13 +108,10 @@ def score_task(
     predictions = with_columns(opened.predict(rows.rows), rows, asked.group)
     scored = {one.at for one in predictions}
     probed = None
-    if asked.probes and can_be_probed(opened.task):
+    writer = writer_of(opened.task, opened.backbone, opened.plan)
+    if asked.probes and writer is not None:
         say(f"{label}: probes of general text, knowledge, common sense and instructions")
-        inner = opened.backbone.model
-        template = opened.task.template or Template.of(
-            opened.task.tokenizer, eos_ids=inner.generation_config.eos_token_id
-        )
-        probed = probe(inner, template, asked.probes, base=base, seed=asked.seed)
+        probed = probe(writer, asked.probes, base=base, seed=asked.seed)
     missing = tuple(str(row.at) for row in rows.rows if row.at not in scored)
     return _finished(name, label, predictions, asked, probed, missing)
 

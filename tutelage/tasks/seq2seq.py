@@ -20,7 +20,7 @@ from tutelage.encode.template import ROLES, Template
 from tutelage.encode.tokens import context
 from tutelage.encode.types import Encoded
 from tutelage.engine.backbone import Backbone
-from tutelage.engine.loss import LossSum, linear_cross_entropy, reference_from_logits
+from tutelage.engine.loss import LossSum, linear_cross_entropy, losses_from_logits, reference_from_logits, token_losses
 from tutelage.engine.paired import Paired, make_paired
 from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import RecipeError
@@ -124,10 +124,11 @@ class Pairs:
                 dropped.append(Dropped("over_length", row.at, detail))
                 continue
             ids = self.tokens.cut(source) if len(source) > self.tokens.limit else source
-            kept.append(self._row(ids, target[: self.spec.max_target_tokens], row.at, over))
+            kept.append(self.encoded(ids, target[: self.spec.max_target_tokens], row.at, over))
         return Fitted(tuple(kept), tuple(dropped), long, long - len(dropped), len(pairs))
 
-    def _row(self, source: list[int], target: list[int], at: At, cut: bool) -> Encoded:
+    def encoded(self, source: list[int], target: list[int], at: At, cut: bool = False) -> Encoded:
+        """The ids of a source and of what is to be written for it, all of which is scored."""
         ids = np.asarray([self.start, *target], dtype=np.int32)
         weights = np.ones(len(ids), dtype=np.float32)
         weights[0] = 0.0
@@ -161,18 +162,35 @@ class Pairs:
         picked = torch.index_select(backbone.states(layout), 0, layout.sources)
         return linear_cross_entropy(picked, backbone.head_rule(), layout.labels, layout.weights, fast=fast)
 
+    def token_losses(self, backbone: Paired, layout: Padded) -> torch.Tensor:
+        """[M] -log p of each target in nats; without gradients."""
+        if backbone.plain_logits:
+            return losses_from_logits(backbone.own_logits(layout)[layout.sources], layout.labels)
+        picked = torch.index_select(backbone.states(layout), 0, layout.sources)
+        return token_losses(picked, backbone.head_rule(), layout.labels)
+
     def write(self, backbone: Paired, rows: Sequence[Encoded], plan: ExecutionPlan) -> list[Written]:
-        """What the model writes for the source of each row with the recipe's generation settings, in batches of similar length."""
-        found: dict[int, Written] = {}
+        """What the model writes for the source of each row with its generation settings, in batches of similar length."""
+        eos = self.tokenizer.eos_token_id
+        return [
+            Written(
+                str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip(), "stop" if eos in ids else "length", len(ids)
+            )
+            for ids in self.written_ids(backbone, rows, plan)
+        ]  # fmt: skip
+
+    def written_ids(self, backbone: Paired, rows: Sequence[Encoded], plan: ExecutionPlan) -> list[list[int]]:
+        """The same as ids, up to the one that ends writing."""
+        found: dict[int, list[int]] = {}
         eos = self.tokenizer.eos_token_id
         for group in buckets(rows, plan.tokens):
             batch = pad([rows[i] for i in group], self.pad_id, plan.device)
             with torch.inference_mode():
                 ids = backbone.model.generate(input_ids=batch.encoder_ids, attention_mask=batch.encoder_mask).tolist()
             for index, line in zip(group, ids):
-                new = line[1 : line.index(eos, 1) + 1 if eos in line[1:] else None]  # behind its end is padding
-                text = str(self.tokenizer.decode(new, skip_special_tokens=True)).strip()
-                found[index] = Written(text, "stop" if eos in new else "length", len(new))
+                found[index] = line[
+                    1 : line.index(eos, 1) + 1 if eos in line[1:] else None
+                ]  # behind its end is padding
         return [found[index] for index in range(len(rows))]
 
     def predict(self, backbone: Paired, rows: Sequence[Row], plan: ExecutionPlan) -> list[Prediction]:

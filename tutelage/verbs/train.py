@@ -11,7 +11,8 @@ from typing import Any
 
 from tutelage.engine.precision import ExecutionPlan
 from tutelage.errors import InterruptedRunError, OutOfMemoryError, is_out_of_memory
-from tutelage.evaluate.aftermath import aftermath, can_be_probed, few
+from tutelage.evaluate.aftermath import aftermath, few
+from tutelage.evaluate.writers import can_write
 from tutelage.recipe import Recipe, read_recipe
 from tutelage.report.page import write as write_report
 from tutelage.runs import EVENTS, FORGETTING, MANIFEST, append_event, create, folder_bytes, locked, plain, write_json
@@ -69,7 +70,7 @@ def train(
         if new:
             write_report(folder)
         known = not new and (folder / FORGETTING).is_file()  # it was stopped in the middle of this, or before
-        if spec.forgetting and can_be_probed(material.task) and loaded is None and not known:
+        if spec.forgetting and can_write(material.task) and loaded is None and not known:
             gc.collect()
             measure_forgetting(folder, manifest, spec.seed, say)
             write_report(folder)
