@@ -138,11 +138,16 @@ def checkpoint_layers(model: Any, on: bool) -> None:
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if on and layers:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    elif layers and model.is_gradient_checkpointing:
-        model.gradient_checkpointing_disable()
+        _switch(model, "enable")({"use_reentrant": False})
+    elif any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        _switch(model, "disable")()
     for layer in layers:
         layer.training = on
+
+
+def _switch(model: Any, way: str) -> Any:
+    """transformers' method, whose name was another one before 5.24."""
+    return getattr(model, f"activation_checkpointing_{way}", None) or getattr(model, f"gradient_checkpointing_{way}")
 
 
 B = TypeVar("B", bound=Backbone)
