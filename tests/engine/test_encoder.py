@@ -11,6 +11,7 @@ from tutelage.encode.types import Layout, Segment
 from tutelage.engine.attention import NAME, register
 from tutelage.engine.backbone import Backbone, with_stack
 from tutelage.engine.encoder import EncoderStack
+from tutelage.engine.picked import few
 from tutelage.engine.stack import Keep
 from tutelage.methods import METHODS
 from tutelage.recipe import FullSpec, LoraSpec
@@ -54,16 +55,28 @@ def layout() -> Layout:
     return Layout(torch.arange(2, 43) % 90, positions, segments, sources, none, none, 41)
 
 
+def repeated(one: Layout, copies: int) -> Layout:
+    """The layout so many times on one axis; its sources are those of the first, and of the last one's end."""
+    size = len(one.ids)
+    segments = tuple(Segment(s.start + i * size, s.stop + i * size) for i in range(copies) for s in one.segments)
+    sources = torch.cat((one.sources, one.sources[-1:] + (copies - 1) * size))
+    many = (t.repeat(copies) for t in (one.ids, one.positions))
+    return Layout(*many, segments, sources, one.labels, one.weights, size * copies)
+
+
+@pytest.mark.parametrize("copies", [1, 7], ids=["many queries", "few queries"])
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_hand_written_layers_are_the_models_own(kind: str, method: str) -> None:
+def test_hand_written_layers_are_the_models_own(kind: str, method: str, copies: int) -> None:
     backbone, parameters = backbone_of(kind, method)
     assert backbone.stack is not None
     results = {}
     for name, fast, keep in (("own", False, Keep.ALL), *((k.name, True, k) for k in Keep)):
         for parameter in parameters.values():
             parameter.grad = None
-        states = replace(backbone, keep=keep).at_sources(layout(), fast=fast)
+        given = repeated(layout(), copies)
+        assert few(torch.empty(32), len(given.ids)) == (copies > 1)
+        states = replace(backbone, keep=keep).at_sources(given, fast=fast)
         (states**2 * torch.arange(1, states.numel() + 1).view(states.shape) / 100).sum().backward()
         results[name] = (states.detach(), {n: p.grad for n, p in parameters.items()})
     expected, gradients = results.pop("own")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, gelu
 
 from tutelage.encode.types import Layout
-from tutelage.engine import packed
+from tutelage.engine import packed, picked
 from tutelage.engine.noise import drop_
 from tutelage.engine.plan import Plan
 from tutelage.engine.product import Products, expressible, known
@@ -102,11 +102,12 @@ class Acts:
     """A layer's activations on N tokens. The images are those of `Products`; means and rates are the norms'."""
 
     x: Tensor
-    q: Kept = None  # [heads, N, 1, D], scaled
+    q: Kept = None  # [heads, N, 1, D], scaled; [heads, M, D] where they are few
     k: Kept = None  # [heads, N, D]
     v: Kept = None
-    out: Kept = None  # [N, heads·D]
-    qkv_images: Kept = None
+    out: Kept = None  # [N, heads·D], or [M, heads·D]
+    qkv_images: Kept = None  # of keys and values only, where queries are few
+    q_images: Kept = None
     o_images: Kept = None
     middle: Kept = None  # the first norm's input, on the picked rows, as all that follows
     middle_mean: Kept = None
@@ -143,16 +144,43 @@ class Acts:
 def attention_half(layer: Layer, acts: Acts, plan: Plan, pick: Tensor | None) -> Tensor:
     """The first norm's result, after filling in everything before it."""
     x, tokens = acts.x, acts.x.shape[0]
-    qkv, acts.qkv_images = layer.qkv.forward(x)
-    q, k, v = (t.view(tokens, layer.heads, -1).transpose(0, 1) for t in qkv)
-    acts.q = torch.mul(q, q.shape[-1] ** -0.5, out=q.new_empty(q.shape)).unsqueeze(2)
-    acts.k, acts.v = k.contiguous(), v.contiguous()
-    acts.out = packed.forward(acts.q, acts.k, acts.v, plan, False, None, None, acts.weights).view(tokens, -1)
-    (middle,), acts.o_images = layer.o.forward(acts.out if pick is None else acts.out[pick])
+    if pick is not None and picked.few(pick, tokens):
+        out = few_queries(layer, acts, plan, pick)
+    else:
+        qkv, acts.qkv_images = layer.qkv.forward(x)
+        q, k, v = (_by_head(t, layer.heads) for t in qkv)
+        acts.q = torch.mul(q, q.shape[-1] ** -0.5, out=q.new_empty(q.shape)).unsqueeze(2)
+        acts.k, acts.v = k.contiguous(), v.contiguous()
+        acts.out = packed.forward(acts.q, acts.k, acts.v, plan, False, None, None, acts.weights).view(tokens, -1)
+        out = acts.out if pick is None else acts.out[pick]
+    (middle,), acts.o_images = layer.o.forward(out)
     acts.o_mask = drop_(middle, acts.o_mask, layer.drops[0])
     acts.middle = middle.add_(x if pick is None else x[pick])
     n, acts.middle_mean, acts.middle_rate = layer.first.forward(middle)
     return n
+
+
+def _by_head(x: Tensor, heads: int) -> Tensor:
+    """[N, heads·D] → [heads, N, D], a view."""
+    return x.view(x.shape[0], heads, -1).transpose(0, 1)
+
+
+def _by_token(x: Tensor) -> Tensor:
+    """[heads, N, D] → [N, heads·D]."""
+    return x.transpose(0, 1).reshape(x.shape[1], -1)
+
+
+def few_queries(layer: Layer, acts: Acts, plan: Plan, pick: Tensor) -> Tensor:
+    """What attention gives the rows `pick` alone, after filling in everything before it."""
+    (q,), acts.q_images = layer.qkv.only(0).forward(acts.x[pick])
+    (k, v), acts.qkv_images = layer.qkv.only(1, 2).forward(acts.x)
+    k, v = (_by_head(t, layer.heads).contiguous() for t in (k, v))
+    acts.q = _by_head(q.mul_((q.shape[1] // layer.heads) ** -0.5), layer.heads).contiguous()
+    p = picked.weights(acts.q, k, plan, pick)
+    out = _by_token(torch.bmm(p, v))
+    acts.k, acts.v, acts.out = k, v, out
+    acts.weights.append(p)
+    return out
 
 
 def activated(layer: Layer, acts: Acts, n: Tensor) -> None:
@@ -218,16 +246,23 @@ def attention_backward(
 ) -> tuple[Tensor, Gradients]:
     """The gradient in x of the gradient in the middle, and those of the products."""
     q, k, v, out = acts.q, acts.k, acts.v, acts.out
-    tokens = out.shape[0]
-    shape = (tokens, layer.heads, 1, q.shape[-1])
     dadded = dmiddle if acts.o_mask is None else dmiddle * acts.o_mask
+    tokens = acts.x.shape[0]
+    if pick is not None and picked.few(pick, tokens):
+        dout, o = layer.o.backward([dadded], out, acts.o_images)
+        p = acts.weights[0] if acts.weights else picked.weights(q, k, plan, pick)
+        heads = (_by_head(t, layer.heads).contiguous() for t in (dout, out))
+        dq, dk, dv = (_by_token(g) for g in picked.backward(next(heads), q, k, v, p, next(heads)))
+        dx, kv = layer.qkv.only(1, 2).backward([dk, dv], acts.x, acts.qkv_images)
+        dpicked, own = layer.qkv.only(0).backward([dq.mul_(q.shape[-1] ** -0.5)], acts.x[pick], acts.q_images)
+        return dx.index_add_(0, pick, dpicked.add_(dmiddle)), [*own, *kv, *o]
+    shape = (tokens, layer.heads, 1, q.shape[-1])
     dout, o = layer.o.backward([dadded], out if pick is None else out[pick], acts.o_images)
     if pick is not None:
         dout, dmiddle = (t.new_zeros(tokens, t.shape[1]).index_copy_(0, pick, t) for t in (dout, dmiddle))
     dq, dk, dv = packed.backward(dout.view(shape), q, k, v, out.view(shape), plan, False, None, None, acts.weights)
     dq = dq.squeeze(2).mul_(q.shape[-1] ** -0.5)
-    gs = [g.transpose(0, 1).reshape(tokens, -1) for g in (dq, dk, dv)]
-    dx, qkv = layer.qkv.backward(gs, acts.x, acts.qkv_images)
+    dx, qkv = layer.qkv.backward([_by_token(g) for g in (dq, dk, dv)], acts.x, acts.qkv_images)
     return dx.add_(dmiddle), [*qkv, *o]
 
 

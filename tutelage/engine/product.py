@@ -77,7 +77,16 @@ class Products:
     """Linear modules that read the same x [N, in]."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self.parts = [_part(module) for module in modules]
+        self._of([_part(module) for module in modules])
+
+    def only(self, *numbers: int) -> "Products":
+        """Those of these numbers, for an input of their own."""
+        found = Products(())
+        found._of([self.parts[number] for number in numbers])
+        return found
+
+    def _of(self, parts: Sequence[LowRank | Plain | Frozen]) -> None:
+        self.parts = parts
         self.low_rank = [part for part in self.parts if isinstance(part, LowRank)]
         self.ranks = [part.a.shape[0] for part in self.low_rank]
 

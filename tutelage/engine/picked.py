@@ -1,0 +1,42 @@
+"""Attention of few queries to the keys of their segments, as one product over all keys: what the last layer of an encoder
+needs where only some rows of it are read (each text's first token, to classify it).
+
+For 32 queries of 544 tokens in 12 heads most of [32, 544] scores are hidden, and still they are fewer than the segments' own.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tutelage.engine.plan import Plan
+
+SHARE = 4  # with more queries than one of so many tokens, their segments' own scores are fewer
+
+
+def few(pick: Tensor | None, tokens: int) -> bool:
+    """Whether the queries of `pick` alone are computed faster than those of all tokens."""
+    return pick is not None and len(pick) * SHARE <= tokens
+
+
+def hidden(plan: Plan, pick: Tensor, tokens: int, dtype: torch.dtype) -> Tensor:
+    """[M, N]: 0 where a key is of the query's own segment, else -inf."""
+    owner = np.empty(tokens, np.int64)
+    for number, segment in enumerate(plan.segments):
+        owner[segment.start : segment.stop] = number
+    owners = torch.from_numpy(owner).to(pick.device)
+    apart = owners[pick][:, None] != owners[None]
+    return torch.zeros(apart.shape, dtype=dtype, device=pick.device).masked_fill_(apart, float("-inf"))
+
+
+def weights(q: Tensor, k: Tensor, plan: Plan, pick: Tensor) -> Tensor:
+    """Softmax weights [heads, M, N] of queries [heads, M, D], already scaled, and keys [heads, N, D]."""
+    scores = torch.bmm(q, k.transpose(1, 2))
+    return torch.softmax(scores.add_(hidden(plan, pick, k.shape[1], q.dtype)), -1)
+
+
+def backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, p: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v, given that of `out`, both [heads, M, D], and the weights p."""
+    exact = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    delta = (grad * out).sum(-1, keepdim=True, dtype=exact)
+    ds = torch.bmm(grad, v.transpose(1, 2)).sub_(delta).mul_(p)
+    return torch.bmm(ds, k), torch.bmm(ds.transpose(1, 2), q), torch.bmm(p.transpose(1, 2), grad)
