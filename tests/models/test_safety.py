@@ -55,6 +55,7 @@ HOSTILE = [
     ("config.json", {"num_hidden_layers": 10**9}, "`num_hidden_layers` is not a size"),
     ("config.json", {"hidden_size": -1}, "`hidden_size` is not a size"),
     ("config.json", {"vocab_size": "many"}, "`vocab_size` is not a size"),
+    ("config.json", {"sliding_window": {}}, "`sliding_window` is not a size"),
     ("config.json", {"deep": nested(40)}, "nested too deeply"),
     ("config.json", {"long": "x" * (5 << 20)}, "this file is too large"),
     ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.Tok", None]}}, "names its own code"),

@@ -46,7 +46,7 @@ OUTSIDE = re.compile(r"^(/|\\|~|[A-Za-z]:[\\/]|[a-z][a-z0-9+.-]*://)|(^|[\\/])\.
 LIMITS = {
     "num_hidden_layers": 4096, "n_layer": 4096, "num_layers": 4096, "hidden_size": 1 << 20, "n_embd": 1 << 20,
     "d_model": 1 << 20, "vocab_size": 1 << 24, "intermediate_size": 1 << 22, "num_attention_heads": 1 << 14,
-    "num_key_value_heads": 1 << 14, "head_dim": 1 << 14, "max_position_embeddings": 1 << 30,
+    "num_key_value_heads": 1 << 14, "head_dim": 1 << 14, "max_position_embeddings": 1 << 30, "sliding_window": 1 << 30,
 }  # fmt: skip
 
 
