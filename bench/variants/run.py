@@ -30,6 +30,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "pissa": ("method.init=pissa", "method.alpha=16"),  # alpha = rank, as published
     "lora+": ("method.loraplus_ratio=16",),
     "neftune": ("optim.neftune_alpha=5",),
+    "4 x the rate": ("optim.learning_rate=8e-4",),  # no variant: what the others are to be judged beside
     "mlp": ("method.target_modules=mlp",),
     "attention": ("method.target_modules=attention",),
 }
