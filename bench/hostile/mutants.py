@@ -3,6 +3,7 @@
 Every kind is drawn from one random.Random, so that a mutant is known by (its kind, its seed).
 """
 
+import copy
 import json
 import random
 import struct
@@ -262,14 +263,17 @@ def json_text(data: bytes, draw: random.Random) -> bytes:
         if draw.random() < 0.25:
             del place[key]
         elif isinstance(place, dict) and draw.random() < 0.15:
-            place[draw.choice(["auto_map", "x", "quantization_config", "rope_scaling", "text_config"])] = draw.choice(
-                VALUES
-            )
+            place[draw.choice(["auto_map", "x", "quantization_config", "rope_scaling", "text_config"])] = _value(draw)
         else:
-            place[key] = draw.choice(VALUES)
+            place[key] = _value(draw)
         if not value:
             break
     return json.dumps(value).encode()
+
+
+def _value(draw: random.Random) -> Any:
+    """One of `VALUES`, a copy: what one mutant puts into it must not stand in the next one."""
+    return copy.deepcopy(draw.choice(VALUES))
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:

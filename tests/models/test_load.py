@@ -93,6 +93,17 @@ def test_a_damaged_tokenizer_is_a_sentence(tiny_copy, content):
     assert caught.value.problems[0].where == str(tiny_copy / "tokenizer.json")
 
 
+def test_a_tokenizer_with_two_tokens_of_one_id_is_a_sentence(tiny_copy):
+    file = tiny_copy / "tokenizer.json"
+    value = json.loads(file.read_text(encoding="utf-8"))
+    vocabulary, merges = value["model"]["vocab"], value["model"]["merges"]
+    first, last = ("".join(merges[at]) for at in (0, -1))
+    vocabulary[first] = vocabulary[last]
+    file.write_text(json.dumps(value), encoding="utf-8")
+    with pytest.raises(ModelError, match="contradicts itself"):
+        load_tokenizer(tiny_copy)
+
+
 def test_a_missing_tokenizer_is_a_sentence(tiny_copy):
     (tiny_copy / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match=r"no tokenizer\.json"):

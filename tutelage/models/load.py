@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -87,7 +88,15 @@ def load_tokenizer(path: Path) -> Any:
             "the tokenizer cannot be loaded", where=str(file), why=_short(error),
             fix="fetch tokenizer.json and tokenizer_config.json again",
         ) from error  # fmt: skip
-    rule, loaded = _rule(file.read_text(encoding="utf-8")), _rule(tokenizer.backend_tokenizer.to_str())
+    text = tokenizer.backend_tokenizer.to_str()
+    try:
+        Tokenizer.from_str(text)  # what every copy of it goes through
+    except Exception as error:
+        raise ModelError(
+            "the tokenizer contradicts itself", where=str(file), why=f"two of its tokens have one id, say: {_short(error)}",
+            fix="fetch tokenizer.json again",
+        ) from error  # fmt: skip
+    rule, loaded = _rule(file.read_text(encoding="utf-8")), _rule(text)
     if rule != loaded:
         raise ModelError(
             "transformers would split text otherwise than tokenizer.json says",
