@@ -31,7 +31,7 @@ def show_forgetting(found: Mapping[str, Any] | None) -> Iterator[str]:
     yield "besides the task (probes)"
     yield from verdicts(found["probes"])
     if found.get("texts") == "bits_per_byte":
-        yield "texts are compared by bits per byte, as the two models have different tokens; there is no divergence"
+        yield "the two models have different tokens: texts that both were asked are compared by bits per byte, without divergence"
     if found["divergence"] is not None:
         yield f"divergence from the base model on its own answers: {interval(found['divergence'])} nats per token"
 

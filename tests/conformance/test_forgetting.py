@@ -17,7 +17,8 @@ from tutelage.evaluate.forgetting import forgetting, halved, probe
 from tutelage.evaluate.probing import Request, Text
 from tutelage.evaluate.writers import CausalWriter, PairedWriter, writer_of
 from tutelage.recipe import make_recipe
-from tutelage.runs import read_json
+from tutelage.runs import plain, read_json
+from tutelage.show_scores import show_forgetting
 from tutelage.tasks.opening import open_for_task
 from tutelage.taskspec import Seq2SeqSpec
 
@@ -100,6 +101,8 @@ def test_models_with_other_tokens_are_compared_by_what_both_were_asked(made: Mad
     retold = forgetting(base, probe(CausalWriter(model, retokenised(template)), PROBES, base=base))
     assert retold.divergence is None
     assert (found.texts, retold.texts, forgetting(base, base).texts) == ("bits_per_byte", "bits_per_byte", "loss")
+    assert [line for line in show_forgetting(plain(retold)) if "bits per byte" in line]
+    assert not [line for line in show_forgetting(plain(forgetting(base, base))) if "bits per byte" in line]
     parts = [one.likelihood for one in base.predictions["text"]]
     bits = sum(one.nats for one in parts if one) / math.log(2) / sum(one.bytes for one in parts if one)
     assert retold.before["text"].value == pytest.approx(bits)
