@@ -251,8 +251,8 @@ def attention_backward(
     if pick is not None and picked.few(pick, tokens):
         dout, o = layer.o.backward([dadded], out, acts.o_images)
         p = acts.weights[0] if acts.weights else picked.weights(q, k, plan, pick)
-        heads = (_by_head(t, layer.heads).contiguous() for t in (dout, out))
-        dq, dk, dv = (_by_token(g) for g in picked.backward(next(heads), q, k, v, p, next(heads)))
+        dheads, heads = (_by_head(t, layer.heads).contiguous() for t in (dout, out))
+        dq, dk, dv = (_by_token(g) for g in picked.backward(dheads, q, k, v, p, heads))
         dx, kv = layer.qkv.only(1, 2).backward([dk, dv], acts.x, acts.qkv_images)
         dpicked, own = layer.qkv.only(0).backward([dq.mul_(q.shape[-1] ** -0.5)], acts.x[pick], acts.q_images)
         return dx.index_add_(0, pick, dpicked.add_(dmiddle)), [*own, *kv, *o]

@@ -62,14 +62,17 @@ def _headers_of_gguf(file: Path, root: Path) -> Fetched:
         made = _empty(space / "from-gguf")
         write_headers(plan_conversion(file), made)
         final = root / f"gguf-{sha256_of(tuple(sorted(made.iterdir())))[:24]}"
-        if not final.exists():
-            _place_headers(made, final)
+        _place_headers(made, final)
     return Fetched(final, f"gguf:{file.name}", "")
 
 
 def _place_headers(made: Path, final: Path) -> None:
     check_folder(made, weights=False)
-    made.rename(final)
+    try:
+        made.rename(final)
+    except OSError:
+        if not final.exists():  # another process was faster, with the same files
+            raise
 
 
 def _hub_folder(ref: ModelRef, root: Path) -> Path:
