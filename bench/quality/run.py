@@ -5,6 +5,7 @@ python bench/quality/run.py full       the same for full fine-tuning → results
 python bench/quality/run.py qlora      QLoRA beside LoRA, both ours, over the untouched model → results/quality-qlora.json
 python bench/quality/run.py qlora-calibrated      the same on a calibrated base in blocks of 16
 python bench/quality/run.py qlora-int4      the same on a base in 4-bit integers
+python bench/quality/run.py qlora --rate 8e-4 --suffix=-8e-4      at another learning rate than the recipes'
 
 What is trained or scored already is kept, so it may be stopped, and done in parts (--tools, --seeds); the result is
 written by the call after which nothing is missing. TRL runs in bf16 autocast, 1 row per pass and 8 accumulated.
@@ -56,7 +57,8 @@ def method_of(tool: str, options: argparse.Namespace) -> str:
 
 def folder(tool: str, seed: int, options: argparse.Namespace) -> Path:
     """Where a run goes."""
-    return Path(options.work) / f"quality-{method_of(tool, options)}" / f"{contender(tool, options)}-{seed}"
+    at = f"-{options.rate}" if options.rate else ""
+    return Path(options.work) / f"quality-{method_of(tool, options)}{at}" / f"{contender(tool, options)}-{seed}"
 
 
 def weights(tool: str, seed: int, options: argparse.Namespace) -> Path:
@@ -83,7 +85,8 @@ def train(tool: str, seed: int, options: argparse.Namespace) -> None:
         contender(tool, options), method=method_of(tool, options), model=options.model, rows=options.rows / "dolly_train.jsonl",
         out=fresh(out) if tool == "trl" else out, threads=options.threads, peers=options.peers, seed=seed,
     )  # fmt: skip
-    ended = run(arguments, out, options.threads)
+    rate = ["--set", f"optim.learning_rate={options.rate}"] if options.rate else []
+    ended = run([*arguments, *rate], out, options.threads)
     if ended.measured.returncode != 0:
         raise SystemExit(f"this failed with {ended.measured.returncode}; see {ended.log}")
 
@@ -170,6 +173,7 @@ def main() -> None:
     parser.add_argument("method", choices=list(OTHER))
     parser.add_argument("--tools", nargs="+", choices=("tutelage", *CALLED), help="train with these only")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rate", help="learning rate of both, where both are ours")
     parser.add_argument("--trl", default="trl-autocast-8x1", help="TRL's configuration, a name of bench/speed/run.py")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--suffix", default="", help="results/quality-<method><suffix>.json, e.g. -smoke to try things")
@@ -183,6 +187,8 @@ def main() -> None:
     options.tools = options.tools or tools(options)
     if "trl" in options.tools and not peer_python(options.peers, "trl").is_file():
         parser.error(f"there is no TRL in {options.peers}: bench/peers/install.sh {options.peers} trl")
+    if options.rate and "trl" in tools(options):
+        parser.error("--rate is for QLoRA beside LoRA: TRL trains at its recipe's")
     options.model = options.model or default_model(options.threads)
     for seed in options.seeds:
         for tool in options.tools:
