@@ -32,7 +32,7 @@ class PairTokens(Protocol):
         ...
 
     def cut(self, ids: list[int]) -> list[int]:
-        """The ids of a source shortened to `limit`; the special tokens behind it stay."""
+        """The ids of a source, if need be shortened to `limit`; the special tokens behind it stay."""
         ...
 
     def shown(self, source: list[int]) -> str:
@@ -68,6 +68,8 @@ class Shared:
         return self.read(targets)
 
     def cut(self, ids: list[int]) -> list[int]:
+        if len(ids) <= self.limit:
+            return ids
         end = self.tokens.frame()[1]
         return [*ids[: self.limit - len(end)], *end]
 
@@ -93,7 +95,7 @@ class Marian:
         return [list(ids) for ids in encoded["input_ids"]]
 
     def cut(self, ids: list[int]) -> list[int]:
-        return [*ids[: self.limit - 1], self.tokenizer.eos_token_id]
+        return ids if len(ids) <= self.limit else [*ids[: self.limit - 1], self.tokenizer.eos_token_id]
 
     def shown(self, source: list[int]) -> str:
         pieces = {number: piece for piece, number in self.tokenizer.encoder.items()}

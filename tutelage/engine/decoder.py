@@ -20,7 +20,7 @@ from torch.nn.functional import silu
 from tutelage.encode.types import Layout
 from tutelage.engine import packed
 from tutelage.engine.plan import Plan
-from tutelage.engine.product import Norm, Products, expressible, known, normed
+from tutelage.engine.product import Norm, Products, expressible, known, normed, products
 from tutelage.engine.stack import Keep
 
 TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -294,7 +294,7 @@ def _layer(module: Any) -> Layer | None:
         norms += [attention.q_norm, attention.k_norm]
     first, second, *heads = (Norm(norm.weight, norm.variance_epsilon) for norm in norms)
     return Layer(
-        Products((q, k, v)), Products((o,)), Products((gate, up)), Products((down,)), first, second, tuple(heads),
+        products(q, k, v), products(o), products(gate, up), products(down), first, second, tuple(heads),
         attention.config.num_key_value_heads, attention.num_key_value_groups, attention.head_dim, _window(attention),
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from tutelage.encode.types import Layout
 from tutelage.engine import packed, picked
 from tutelage.engine.noise import drop_
 from tutelage.engine.plan import Plan
-from tutelage.engine.product import Products, expressible, known
+from tutelage.engine.product import Products, expressible, known, products
 from tutelage.engine.stack import Keep
 
 
@@ -144,7 +144,7 @@ class Acts:
 def attention_half(layer: Layer, acts: Acts, plan: Plan, pick: Tensor | None) -> Tensor:
     """The first norm's result, after filling in everything before it."""
     x, tokens = acts.x, acts.x.shape[0]
-    if pick is not None and picked.few(pick, tokens):
+    if picked.few(pick, tokens):
         out = few_queries(layer, acts, plan, pick)
     else:
         qkv, acts.qkv_images = layer.qkv.forward(x)
@@ -248,7 +248,7 @@ def attention_backward(
     q, k, v, out = acts.q, acts.k, acts.v, acts.out
     dadded = dmiddle if acts.o_mask is None else dmiddle * acts.o_mask
     tokens = acts.x.shape[0]
-    if pick is not None and picked.few(pick, tokens):
+    if picked.few(pick, tokens):
         dout, o = layer.o.backward([dadded], out, acts.o_images)
         p = acts.weights[0] if acts.weights else picked.weights(q, k, plan, pick)
         dheads, heads = (_by_head(t, layer.heads).contiguous() for t in (dout, out))
@@ -337,7 +337,7 @@ class EncoderStack:
         first, second = (LayerNorm(module.get_submodule(name)) for name in self.names.norms)
         config, drops = self.body.config, self.names.drops
         return Layer(
-            Products((q, k, v)), Products((o,)), Products((up,)), Products((down,)), first, second,
+            products(q, k, v), products(o), products(up), products(down), first, second,
             config.num_attention_heads, APPROXIMATIONS[_activation(config)], (share * drops[0], share * drops[1]),
         )  # fmt: skip
 

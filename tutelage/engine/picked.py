@@ -4,16 +4,18 @@ needs where only some rows of it are read (each text's first token, to classify 
 For 32 queries of 544 tokens in 12 heads most of [32, 544] scores are hidden, and still they are fewer than the segments' own.
 """
 
+from typing import TypeGuard
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage.engine.plan import Plan
+from tutelage.engine.plan import Plan, unseen
 
 SHARE = 4  # with more queries than one of so many tokens, their segments' own scores are fewer
 
 
-def few(pick: Tensor | None, tokens: int) -> bool:
+def few(pick: Tensor | None, tokens: int) -> TypeGuard[Tensor]:
     """Whether the queries of `pick` alone are computed faster than those of all tokens."""
     return pick is not None and len(pick) * SHARE <= tokens
 
@@ -24,8 +26,7 @@ def hidden(plan: Plan, pick: Tensor, tokens: int, dtype: torch.dtype) -> Tensor:
     for number, segment in enumerate(plan.segments):
         owner[segment.start : segment.stop] = number
     owners = torch.from_numpy(owner).to(pick.device)
-    apart = owners[pick][:, None] != owners[None]
-    return torch.zeros(apart.shape, dtype=dtype, device=pick.device).masked_fill_(apart, float("-inf"))
+    return unseen(owners[pick][:, None] == owners[None], dtype)
 
 
 def weights(q: Tensor, k: Tensor, plan: Plan, pick: Tensor) -> Tensor:

@@ -222,6 +222,11 @@ def _band(
     return _hidden(allowed(range(offset, offset + height), range(width), causal, window, device), dtype)
 
 
+def unseen(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where `mask`, else -inf: what is added to scores."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+
+
 def _hidden(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """[..., rows, 1, columns]: 0 where `mask`, else -inf."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf")).unsqueeze(-2)
+    """[..., rows, 1, columns]: the same for the query heads of one key head."""
+    return unseen(mask, dtype).unsqueeze(-2)

@@ -74,21 +74,16 @@ class LowRank:
 
 
 class Products:
-    """Linear modules that read the same x [N, in]."""
+    """Linear modules that read the same x [N, in]; `products` makes them."""
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self._of([_part(module) for module in modules])
-
-    def only(self, *numbers: int) -> "Products":
-        """Those of these numbers, for an input of their own."""
-        found = Products(())
-        found._of([self.parts[number] for number in numbers])
-        return found
-
-    def _of(self, parts: Sequence[LowRank | Plain | Frozen]) -> None:
+    def __init__(self, parts: Sequence[LowRank | Plain | Frozen]) -> None:
         self.parts = parts
         self.low_rank = [part for part in self.parts if isinstance(part, LowRank)]
         self.ranks = [part.a.shape[0] for part in self.low_rank]
+
+    def only(self, *numbers: int) -> "Products":
+        """Those of these numbers, for an input of their own."""
+        return Products([self.parts[number] for number in numbers])
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -137,6 +132,11 @@ class Products:
 
     def _all_a(self, dtype: torch.dtype) -> Tensor:
         return torch.cat([part.a for part in self.low_rank]).to(dtype)
+
+
+def products(*modules: nn.Module) -> Products:
+    """What linear modules that read the same input compute."""
+    return Products([_part(module) for module in modules])
 
 
 def _part(module: Any) -> LowRank | Plain | Frozen:

@@ -47,7 +47,7 @@ class Forgetting:
     before: dict[str, Estimate]
     after: dict[str, Estimate]
     divergence: Estimate | None
-    texts: str = METRIC[Text]  # by which metric texts are compared
+    texts: str  # by which metric texts are compared
 
     def forgotten(self) -> list[str]:
         """The probes whose interval says that the model has become worse."""

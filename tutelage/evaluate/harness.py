@@ -12,9 +12,9 @@ import torch
 
 from tutelage.data.types import At
 from tutelage.encode.layout import make_layout
-from tutelage.encode.template import ROLES, Template
-from tutelage.encode.types import Encoded
+from tutelage.encode.template import Template
 from tutelage.errors import need
+from tutelage.evaluate.writers import scored_from
 from tutelage.generate.answer import text_of
 from tutelage.generate.batch import generate
 from tutelage.generate.decode import context_limit
@@ -106,18 +106,11 @@ class Harness(LM):  # type: ignore[misc]
         for whole, first in rows:
             cut = max(0, len(whole) - self.limit)
             ids, start = whole[cut:], max(1, first - cut)
-            row = _encoded(ids, start)
+            row = scored_from(start, ids, NOWHERE)
             with torch.no_grad():
                 said = loss(backbone, make_layout([row], share_prefix=False, device=str(self.model.device)))
             found.append((-said.value, said.correct == len(ids) - start))
         return found
-
-
-def _encoded(ids: list[int], first: int) -> Encoded:
-    weights = np.zeros(len(ids), dtype=np.float32)
-    weights[first:] = 1.0
-    roles = np.full(len(ids), ROLES.index("assistant"), dtype=np.uint8)
-    return Encoded(np.asarray(ids, dtype=np.int32), weights, roles, NOWHERE)
 
 
 def _until(text: str, stops: str | Sequence[str]) -> str:

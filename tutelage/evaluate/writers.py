@@ -104,7 +104,7 @@ class CausalWriter:
     def row(self, context: str, text: str, at: At) -> Encoded:
         ids, offsets = self.template.tokenise([context + text], [None])[0]
         scored = offsets[:, 1] > len(context)
-        return self._encoded(ids, int(np.argmax(scored)) if scored.any() else len(ids), at)
+        return scored_from(int(np.argmax(scored)) if scored.any() else len(ids), ids, at)
 
     def losses(self, rows: Sequence[Encoded]) -> list[NDArray[np.float64]]:
         return target_losses(self._backbone, rows)
@@ -119,7 +119,7 @@ class CausalWriter:
         # No stop ids: a stop is a token like the others here, and what the model says behind it is cut off below.
         answers = generate(self.model, prompts, stop_ids=frozenset(), max_tokens=most, sampling=warm, seed=seed)
         return tuple(
-            self._encoded([*map(int, prompt), *taken], len(prompt), row.at)
+            scored_from(len(prompt), [*map(int, prompt), *taken], row.at)
             for row, prompt, answer in zip(requests, prompts, answers)
             if (taken := [*_until_stop(answer.ids, self.template.stop_ids)])
         )
@@ -127,11 +127,13 @@ class CausalWriter:
     def _prompts(self, prompts: Sequence[str]) -> list[NDArray[np.int32]]:
         return [self.template.prompt([Message("user", prompt)]) for prompt in prompts]
 
-    def _encoded(self, ids: Sequence[int] | NDArray[Any], first: int, at: At) -> Encoded:
-        weights = np.zeros(len(ids), dtype=np.float32)
-        weights[first:] = 1.0
-        roles = np.full(len(ids), ROLES.index("assistant"), dtype=np.uint8)
-        return Encoded(np.asarray(ids, dtype=np.int32), weights, roles, at)
+
+def scored_from(first: int, ids: Sequence[int] | NDArray[Any], at: At) -> Encoded:
+    """The ids as a row whose tokens from number `first` on are scored."""
+    weights = np.zeros(len(ids), dtype=np.float32)
+    weights[first:] = 1.0
+    roles = np.full(len(ids), ROLES.index("assistant"), dtype=np.uint8)
+    return Encoded(np.asarray(ids, dtype=np.int32), weights, roles, at)
 
 
 def _until_stop(ids: Sequence[int], stop_ids: frozenset[int]) -> Iterator[int]:
@@ -186,7 +188,7 @@ class PairedWriter:
 
     def _read(self, text: str) -> list[int]:
         (source,) = self.task.tokens.read([text])
-        return source if len(source) <= self.task.tokens.limit else self.task.tokens.cut(source)
+        return self.task.tokens.cut(source)
 
     @contextmanager
     def _plainly(self, most: int, *, sampled: bool) -> Iterator[None]:

@@ -123,8 +123,7 @@ class Pairs:
                 detail = f"{len(source)} tokens for {len(target)}, {most}"
                 dropped.append(Dropped("over_length", row.at, detail))
                 continue
-            ids = self.tokens.cut(source) if len(source) > self.tokens.limit else source
-            kept.append(self.encoded(ids, target[: self.spec.max_target_tokens], row.at, over))
+            kept.append(self.encoded(self.tokens.cut(source), target[: self.spec.max_target_tokens], row.at, over))
         return Fitted(tuple(kept), tuple(dropped), long, long - len(dropped), len(pairs))
 
     def encoded(self, source: list[int], target: list[int], at: At, cut: bool = False) -> Encoded:
@@ -188,9 +187,8 @@ class Pairs:
             with torch.inference_mode():
                 ids = backbone.model.generate(input_ids=batch.encoder_ids, attention_mask=batch.encoder_mask).tolist()
             for index, line in zip(group, ids):
-                found[index] = line[
-                    1 : line.index(eos, 1) + 1 if eos in line[1:] else None
-                ]  # behind its end is padding
+                end = line.index(eos, 1) + 1 if eos in line[1:] else None  # padding is behind it
+                found[index] = line[1:end]
         return [found[index] for index in range(len(rows))]
 
     def predict(self, backbone: Paired, rows: Sequence[Row], plan: ExecutionPlan) -> list[Prediction]:
