@@ -70,13 +70,18 @@ class Backbone:
 
     def at_sources(self, layout: Layout, *, fast: bool = True) -> Tensor:
         """[M, H]: the last hidden state at each of the layout's sources; the last layer's second half runs on no other row."""
+        states, where = self.read(layout, fast=fast)
+        return states[where]
+
+    def read(self, layout: Layout, *, fast: bool = True) -> tuple[Tensor, Tensor | slice]:
+        """The last hidden states at the layout's sources, each once, with some others up to a round number; and where the sources
+        are among them."""
         if fast and self.stack:
             rows, where = torch.unique(layout.sources, return_inverse=True)
-            rows = _filled(rows, len(layout.ids))
-            states = self.stack.run(layout, self.keep, rows, self._embeddings(layout))
+            states = self.stack.run(layout, self.keep, _filled(rows, len(layout.ids)), self._embeddings(layout))
             if states is not None:
-                return states[where]
-        return torch.index_select(self.hidden(layout, fast=fast), 0, layout.sources)
+                return states, where
+        return torch.index_select(self.hidden(layout, fast=fast), 0, layout.sources), slice(None)
 
     def logits(self, layout: Layout, *, fast: bool = True) -> Tensor:
         """[N, V]: the model's own logits, for models whose head rule is not known."""
@@ -103,6 +108,8 @@ class Backbone:
 def _filled(rows: Tensor, tokens: int) -> Tensor:
     """`rows` with some others of `tokens` behind them, up to a round number (see `encode.layout.make_layout`)."""
     count = min(-len(rows) % 32, tokens - len(rows))
+    if not count:
+        return rows
     others = torch.ones(tokens, dtype=torch.bool, device=rows.device)
     others[rows] = False
     return torch.cat((rows, torch.nonzero(others)[:count, 0]))

@@ -39,7 +39,8 @@ class Headed(Backbone):
             logits = outputs(out)
             scores = logits if logits.shape[0] == len(layout.sources) else logits[layout.sources]
         else:
-            scores = self.apply(self.at_sources(layout, fast=fast))
+            states, where = self.read(layout, fast=fast)
+            scores = self.apply(states)[where]
         return scores if scores.dtype == torch.float64 else scores.float()
 
 
