@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tutelage.encode.types import Segment
-from tutelage.engine import attention, packed
+from tutelage.engine import attention
 from tutelage.engine.plan import SHORT, Bundle, Plan, bundled
 
 LIKE = torch.float64, torch.device("cpu")
@@ -74,17 +74,3 @@ def test_short_segments_share_rows() -> None:
     assert not found.apart
     assert bundle.empty.shape == (2, 64)
     assert int(bundle.empty.sum()) == 128 - 120
-
-
-@pytest.mark.parametrize("parent", [0, 11])
-def test_weights_that_were_kept_give_the_same_gradients(parent: int) -> None:
-    torch.manual_seed(0)
-    plan = Plan(segments(0, parent))
-    tokens = plan.segments[-1].stop
-    q, k, v, grad = (torch.randn(shape) for shape in ((2, tokens, 3, 8), *[(2, tokens, 8)] * 2, (tokens, 2, 3, 8)))
-    kept: list[torch.Tensor] = []
-    out = packed.forward(q, k, v, plan, True, None, None, kept)
-    assert kept
-    again = packed.backward(grad, q, k, v, out, plan, True, None, None)
-    for a, b in zip(packed.backward(grad, q, k, v, out, plan, True, None, None, kept), again):
-        assert torch.equal(a, b)

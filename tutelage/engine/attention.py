@@ -48,7 +48,7 @@ class _Packed(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: Plan, causal: bool, window: int | None, softcap: float | None
     ) -> Tensor:
         out = packed.forward(q, k, v, plan, causal, window, softcap)
-        ctx.save_for_backward(q, k, v, out)
+        ctx.save_for_backward(q, k, v)
         ctx.arguments = plan, causal, window, softcap
         return out
 

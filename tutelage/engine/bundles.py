@@ -10,50 +10,44 @@ from torch import Tensor
 from tutelage.engine.plan import Bundle
 
 
-def forward(
-    q: Tensor, k: Tensor, v: Tensor, bundle: Bundle, softcap: float | None
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Of queries [Hk, N, G, D], already scaled, with keys [Hk, N, D]: the softmax weights [Hk·S, L·G, P + L], and what comes
-    of the bundle's places [Hk, S·L, G, D]."""
+def forward(q: Tensor, k: Tensor, v: Tensor, bundle: Bundle, softcap: float | None) -> Tensor:
+    """What comes of the bundle's places [Hk, S·L, G, D], of queries [Hk, N, G, D], already scaled, and keys [Hk, N, D]."""
     p, _ = _weights(_taken(q, bundle), _taken(k, bundle), k[:, bundle.start : bundle.stop], bundle, softcap)
     part = _times(p, _taken(v, bundle), v[:, bundle.start : bundle.stop])
-    return p, part.view(q.shape[0], len(bundle.index), q.shape[2], -1)
+    return part.view(q.shape[0], len(bundle.index), q.shape[2], -1)
 
 
 def backward(
-    less: Tensor,
-    q: Tensor,
-    k: Tensor,
-    wide: Tensor,
-    width: int,
-    bundle: Bundle,
-    p: Tensor | None,
-    softcap: float | None,
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, bundle: Bundle, softcap: float | None
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Gradients of q [Hk, S·L, G, D], k and v [Hk, S·L, D] at the bundle's places, and those of its parent's k and v, if it
-    has one. `less` and `wide` as in `packed.backward`, `width` is v's D, and `p` the weights if they were kept."""
+    has one. `grad` is [Hk, N, G, D]."""
     heads, _, groups, _ = q.shape
     inherited = bundle.stop - bundle.start
     parent = slice(bundle.start, bundle.stop)
     rows, own = _taken(q, bundle), _taken(k, bundle)
-    slope = None
-    if p is None:
-        p, slope = _weights(rows, own, k[:, parent], bundle, softcap)
-    g = less.index_select(1, bundle.index)
+    p, slope = _weights(rows, own, k[:, parent], bundle, softcap)
+    g = grad.index_select(1, bundle.index)
     if inherited:  # empty places see the parent's keys and must not add to their gradients
         g.view(heads, *bundle.empty.shape, -1).masked_fill_(bundle.empty[:, :, None], 0.0)
     g = g.view(*rows.shape[:2], -1)
-    ds = _against(g, _taken(wide, bundle), wide[:, parent]).mul_(p)
+    ds = of_scores(_against(g, _taken(v, bundle), v[:, parent]), p)
     if slope is not None:
         ds *= slope
     found, shared = [_times(ds, own, k[:, parent]).view(heads, len(bundle.index), groups, -1)], []
-    for weights, given in ((ds, rows), (p, g[..., :width])):
+    for weights, given in ((ds, rows), (p, g)):
         part = torch.bmm(weights[..., inherited:].transpose(1, 2), given)
         found.append(part.view(heads, len(bundle.index), -1))
         if inherited:
             above = weights[..., :inherited].reshape(heads, -1, inherited)
             shared.append(torch.bmm(above.transpose(1, 2), given.reshape(heads, above.shape[1], -1)))
     return found, shared
+
+
+def of_scores(dp: Tensor, p: Tensor) -> Tensor:
+    """The gradient of scores, p (dp - Σ p dp), of that of their softmax weights p, in one pass."""
+    ds: Tensor = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
+    return ds
 
 
 def _taken(x: Tensor, bundle: Bundle) -> Tensor:

@@ -212,7 +212,7 @@ def attention_backward(
     dout, o = layer.o.backward([dmiddle], out if pick is None else out[pick], acts.o_images)
     if pick is not None:
         dout, dmiddle = (t.new_zeros(tokens, t.shape[1]).index_copy_(0, pick, t) for t in (dout, dmiddle))
-    dq, dk, dv = packed.backward(dout.view(shape), q, k, v, out.view(shape), plan, True, layer.window, None)
+    dq, dk, dv = packed.backward(dout.view(shape), q, k, v, plan, True, layer.window, None)
     turned_q, turned_k = dq.new_empty(shape), dk.new_empty(tokens, layer.heads, layer.dim)
     rotary.turn_back(dq, turned_q.transpose(0, 1), scaled=True)
     rotary.turn_back(dk.transpose(0, 1), turned_k, scaled=False)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, gelu
 
 from tutelage.encode.types import Layout
-from tutelage.engine import packed, picked
+from tutelage.engine import grouped, picked
+from tutelage.engine.grouped import Grouped
 from tutelage.engine.noise import drop_
 from tutelage.engine.plan import Plan
 from tutelage.engine.product import Products, expressible, known, products
@@ -102,8 +103,8 @@ class Acts:
     """A layer's activations on N tokens. The images are those of `Products`; means and rates are the norms'."""
 
     x: Tensor
-    q: Kept = None  # [heads, N, 1, D], scaled; [heads, M, D] where they are few
-    k: Kept = None  # [heads, N, D]
+    q: Kept = None  # [places, D] as `grouped` reads them; [heads, M, D], scaled, where they are few
+    k: Kept = None  # [places, D]; [heads, N, D] where queries are few
     v: Kept = None
     out: Kept = None  # [N, heads·D], or [M, heads·D]
     qkv_images: Kept = None  # of keys and values only, where queries are few
@@ -112,6 +113,7 @@ class Acts:
     middle: Kept = None  # the first norm's input, on the picked rows, as all that follows
     middle_mean: Kept = None
     middle_rate: Kept = None
+    normed: Kept = None  # its result
     up: Kept = None
     act: Kept = None
     up_images: Kept = None
@@ -121,14 +123,14 @@ class Acts:
     end_rate: Kept = None
     o_mask: Kept = None  # of dropout
     down_mask: Kept = None
-    weights: list[Tensor] = field(default_factory=list)  # of short segments' softmax, as `packed` keeps them
+    weights: list[Tensor] = field(default_factory=list)  # of short segments' softmax, as `grouped` keeps them
 
     def put_away(self, keep: Keep) -> list[Tensor | None]:
         """The tensors that stay in memory until the backward, in the order of the fields; None: computed again."""
         names = [each.name for each in fields(self)[:-1]]
-        wide = ("up", "act")
+        again = ("normed", "up", "act")
         drawn = ["x", "o_mask", "down_mask"]  # draws are never made again
-        kept = {Keep.INPUT: drawn, Keep.ATTENTION: [n for n in names if n not in wide], Keep.ALL: names}[keep]
+        kept = {Keep.INPUT: drawn, Keep.ATTENTION: [n for n in names if n not in again], Keep.ALL: names}[keep]
         weights = self.weights if keep is Keep.ALL else []
         return [*(getattr(self, name) if name in kept else None for name in names), *weights]
 
@@ -142,21 +144,21 @@ class Acts:
 
 
 def attention_half(layer: Layer, acts: Acts, plan: Plan, pick: Tensor | None) -> Tensor:
-    """The first norm's result, after filling in everything before it."""
+    """The first norm's result, after filling in everything up to it."""
     x, tokens = acts.x, acts.x.shape[0]
     if picked.few(pick, tokens):
         out = few_queries(layer, acts, plan, pick)
     else:
         qkv, acts.qkv_images = layer.qkv.forward(x)
-        q, k, v = (_by_head(t, layer.heads) for t in qkv)
-        acts.q = torch.mul(q, q.shape[-1] ** -0.5, out=q.new_empty(q.shape)).unsqueeze(2)
-        acts.k, acts.v = k.contiguous(), v.contiguous()
-        acts.out = packed.forward(acts.q, acts.k, acts.v, plan, False, None, None, acts.weights).view(tokens, -1)
+        them = Grouped.of(plan.segments, layer.heads, x.dtype, x.device)
+        acts.q, acts.k, acts.v = (them.gather(t) for t in qkv)
+        acts.out = them.spread(grouped.forward(acts.q, acts.k, acts.v, them, acts.weights))
         out = acts.out if pick is None else acts.out[pick]
     (middle,), acts.o_images = layer.o.forward(out)
     acts.o_mask = drop_(middle, acts.o_mask, layer.drops[0])
     acts.middle = middle.add_(x if pick is None else x[pick])
     n, acts.middle_mean, acts.middle_rate = layer.first.forward(middle)
+    acts.normed = n
     return n
 
 
@@ -219,10 +221,10 @@ class _Encode(torch.autograd.Function):
         acts = Acts.taken_out(tensors)
         if acts.middle is None:
             outer_half(layer, acts, attention_half(layer, acts, plan, pick))
-        n = layer.first.forward(acts.middle)[0]
         if acts.up is None:
-            activated(layer, acts, n)
-        dn, outer, second = outer_backward(layer, gradients[0], acts, n)
+            acts.normed = layer.first.forward(acts.middle)[0]
+            activated(layer, acts, acts.normed)
+        dn, outer, second = outer_backward(layer, gradients[0], acts)
         dmiddle, first = layer.first.backward(dn, acts.middle, acts.middle_mean, acts.middle_rate)
         dx, inner = attention_backward(layer, dmiddle, acts, plan, pick)
         return (dx, *[None] * 4, *inner, *outer, *first, *second)
@@ -231,13 +233,13 @@ class _Encode(torch.autograd.Function):
 Gradients = list[Tensor | None]
 
 
-def outer_backward(layer: Layer, dy: Tensor, acts: Acts, n: Tensor) -> tuple[Tensor, Gradients, Gradients]:
+def outer_backward(layer: Layer, dy: Tensor, acts: Acts) -> tuple[Tensor, Gradients, Gradients]:
     """The gradients in n, of the two products, and of the second norm."""
     dend, norm = layer.second.backward(dy, acts.end, acts.end_mean, acts.end_rate)
     dadded = dend if acts.down_mask is None else dend * acts.down_mask
     dact, down = layer.down.backward([dadded], acts.act, acts.down_images)
     dup = torch.ops.aten.gelu_backward(dact, acts.up, approximate=layer.approximate)
-    dn, up = layer.up.backward([dup], n, acts.up_images)
+    dn, up = layer.up.backward([dup], acts.normed, acts.up_images)
     return dn.add_(dend), [*up, *down], norm
 
 
@@ -251,18 +253,17 @@ def attention_backward(
     if picked.few(pick, tokens):
         dout, o = layer.o.backward([dadded], out, acts.o_images)
         p = acts.weights[0] if acts.weights else picked.weights(q, k, plan, pick)
-        dheads, heads = (_by_head(t, layer.heads).contiguous() for t in (dout, out))
-        dq, dk, dv = (_by_token(g) for g in picked.backward(dheads, q, k, v, p, heads))
+        dheads = _by_head(dout, layer.heads).contiguous()
+        dq, dk, dv = (_by_token(g) for g in picked.backward(dheads, q, k, v, p))
         dx, kv = layer.qkv.only(1, 2).backward([dk, dv], acts.x, acts.qkv_images)
         dpicked, own = layer.qkv.only(0).backward([dq.mul_(q.shape[-1] ** -0.5)], acts.x[pick], acts.q_images)
         return dx.index_add_(0, pick, dpicked.add_(dmiddle)), [*own, *kv, *o]
-    shape = (tokens, layer.heads, 1, q.shape[-1])
     dout, o = layer.o.backward([dadded], out if pick is None else out[pick], acts.o_images)
     if pick is not None:
         dout, dmiddle = (t.new_zeros(tokens, t.shape[1]).index_copy_(0, pick, t) for t in (dout, dmiddle))
-    dq, dk, dv = packed.backward(dout.view(shape), q, k, v, out.view(shape), plan, False, None, None, acts.weights)
-    dq = dq.squeeze(2).mul_(q.shape[-1] ** -0.5)
-    dx, qkv = layer.qkv.backward([_by_token(g) for g in (dq, dk, dv)], acts.x, acts.qkv_images)
+    them = Grouped.of(plan.segments, layer.heads, acts.x.dtype, acts.x.device)
+    found = grouped.backward(them.gather(dout), q, k, v, them, acts.weights)
+    dx, qkv = layer.qkv.backward([them.spread(g) for g in found], acts.x, acts.qkv_images)
     return dx.add_(dmiddle), [*qkv, *o]
 
 

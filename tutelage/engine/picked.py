@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tutelage.engine.bundles import of_scores
 from tutelage.engine.plan import Plan, unseen
 
 SHARE = 4  # with more queries than one of so many tokens, their segments' own scores are fewer
@@ -35,9 +36,7 @@ def weights(q: Tensor, k: Tensor, plan: Plan, pick: Tensor) -> Tensor:
     return torch.softmax(scores.add_(hidden(plan, pick, k.shape[1], q.dtype)), -1)
 
 
-def backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, p: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v, given that of `out`, both [heads, M, D], and the weights p."""
-    exact = torch.float64 if grad.dtype == torch.float64 else torch.float32
-    delta = (grad * out).sum(-1, keepdim=True, dtype=exact)
-    ds = torch.bmm(grad, v.transpose(1, 2)).sub_(delta).mul_(p)
+def backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v, given that of the result [heads, M, D], and the weights p."""
+    ds = of_scores(torch.bmm(grad, v.transpose(1, 2)), p)
     return torch.bmm(ds, k), torch.bmm(ds.transpose(1, 2), q), torch.bmm(p.transpose(1, 2), grad)

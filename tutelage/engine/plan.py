@@ -81,19 +81,26 @@ class Bundle:
     ) -> "Bundle":  # fmt: skip
         """The bundle of segments in `rows` of `length` places, whose parent has `keys`; its scores will be of `dtype`."""
         count = len(rows) if len(rows) < 3 else -(-len(rows) // 4) * 4
-        token, owner = np.full((count, length), rows[0][0].start), np.full((count, length), -1)
-        for row, segments in enumerate(rows):
-            at = 0
-            for number, s in enumerate(segments):
-                stop = at + s.stop - s.start
-                token[row, at:stop], owner[row, at:stop] = np.arange(s.start, s.stop), number
-                at = stop
+        token, owner = placed(rows, count, length)
         owners, index = (torch.from_numpy(values).to(device) for values in (owner, token.reshape(-1)))
         seen = owners[:, :, None] == owners[:, None, :]
         if causal:
             seen &= allowed(range(length), range(length), True, None, device)
         held = np.where(owner < 0, -1, token).reshape(-1)
         return Bundle(*keys, index, owners < 0, _hidden(seen, dtype), held)
+
+
+def placed(rows: Sequence[Sequence[Segment]], count: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """[count, length] each, for segments side by side in rows: the token at a place (any where there is none), and the number
+    of its segment in the row, or -1."""
+    token, owner = np.full((count, length), rows[0][0].start), np.full((count, length), -1)
+    for row, segments in enumerate(rows):
+        at = 0
+        for number, s in enumerate(segments):
+            stop = at + s.stop - s.start
+            token[row, at:stop], owner[row, at:stop] = np.arange(s.start, s.stop), number
+            at = stop
+    return token, owner
 
 
 def in_rows(segments: Sequence[Segment], length: int, most: int) -> tuple[list[list[Segment]], list[Segment]]:
