@@ -105,3 +105,17 @@ def test_8_bit_moments_learn_as_fp32_moments_do() -> None:
         lost[kind] = float(loss.detach())
     assert lost["adamw"] < 0.3 * float((x @ right).square().mean())
     assert lost["adamw_8bit"] == pytest.approx(lost["adamw"], rel=0.05)
+
+
+def test_the_norm_is_of_this_steps_gradients_alone() -> None:
+    parameters = {
+        "a": nn.Parameter(torch.zeros(3, 4, dtype=torch.bfloat16)),
+        "b": nn.Parameter(torch.zeros(5, dtype=torch.bfloat16)),
+        "exact": nn.Parameter(torch.zeros(2)),
+    }
+    optimizer = Optimizer(parameters, OptimSpec())
+    for used in (["a", "b", "exact"], ["b"], ["a", "exact"]):
+        sum((3 * parameters[name].sum() for name in used), torch.zeros(())).backward()
+        expected = 3 * sum(parameters[name].numel() for name in used) ** 0.5
+        assert optimizer.gradient_norm() == pytest.approx(expected)
+        optimizer.step(1e-3, expected)

@@ -10,6 +10,7 @@ n = norm(x + o(attention(q, k, v))) of x, then norm(n + down(act(up(n)))).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -331,11 +332,11 @@ class EncoderStack:
         return self.body.embeddings_project(x) if hasattr(self.body, "embeddings_project") else x  # ELECTRA
 
     def _layer(self, module: Any, share: float) -> Layer | None:
-        linear = [module.get_submodule(name) for name in self.names.linear]
+        linear = attrgetter(*self.names.linear)(module)
         if not all(expressible(each) for each in linear):
             return None
         q, k, v, o, up, down = linear
-        first, second = (LayerNorm(module.get_submodule(name)) for name in self.names.norms)
+        first, second = (LayerNorm(each) for each in attrgetter(*self.names.norms)(module))
         config, drops = self.body.config, self.names.drops
         return Layer(
             products(q, k, v), products(o), products(up), products(down), first, second,

@@ -13,6 +13,8 @@ from tutelage.errors import ChangedRunError, CheckFailedError
 from tutelage.recipe import OptimSpec
 from tutelage.train.adamw_8bit import AdamW8bit, moments_8bit
 
+PIECE = 1 << 20  # gradient values whose squares are summed at once, in their own dtype
+
 
 def learning_rate(spec: OptimSpec, step: int, total: int) -> float:
     """The rate of step `step` (counted from 0) of `total`: linear warm-up, then cosine or linear to 0, or constant."""
@@ -49,9 +51,10 @@ class Optimizer:
         self.spec = spec
         self.rows, self.faster = dict(rows or {}), dict(faster or {})
         self.masters: dict[str, Tensor] = {}
-        self.buffers: dict[
-            str, Tensor
-        ] = {}  # a master's gradient between steps: new memory at each costs its page faults
+        # Masters' gradients between steps, parts of a tensor for each dtype and device: new memory at each costs its page
+        # faults, and their norm one by one 1.2 % of a step of 105 small parameters.
+        self.buffers: dict[str, Tensor] = {}
+        self.whole_buffers: list[Tensor] = []
         self.hooks: dict[str, RemovableHandle] = {}
         self.roundings: dict[str, Rounding] = {}
         self.known = {**parameters, **(resting or {})}
@@ -65,7 +68,7 @@ class Optimizer:
         self.parameters = dict(parameters)
         for name in [name for name in self.hooks if name not in parameters]:
             self.hooks.pop(name).remove()
-            self.buffers.pop(name, None)
+        self.buffers, self.whole_buffers = {}, []
         masters = {name: self.masters[name] for name in parameters}
         for name, parameter in parameters.items():
             if masters[name] is not parameter and name not in self.hooks:
@@ -128,8 +131,7 @@ class Optimizer:
             master = self.masters[name]
             first = master.grad is None
             if first:
-                if name not in self.buffers:
-                    self.buffers[name] = torch.empty_like(master)
+                self._reserve_buffers()
                 master.grad = self.buffers[name]
             assert master.grad is not None
             if gradient.is_sparse:
@@ -143,6 +145,19 @@ class Optimizer:
 
         return move
 
+    def _reserve_buffers(self) -> None:
+        if self.buffers or not self.hooks:
+            return
+        kinds: dict[tuple[torch.dtype, torch.device], list[str]] = {}
+        for name in self.hooks:
+            kinds.setdefault((self.masters[name].dtype, self.masters[name].device), []).append(name)
+        for (dtype, device), names in kinds.items():
+            sizes = [self.masters[name].numel() for name in names]
+            whole = torch.empty(sum(sizes), dtype=dtype, device=device)
+            self.whole_buffers.append(whole)
+            for name, part in zip(names, torch.split(whole, sizes)):
+                self.buffers[name] = part.view(self.masters[name].shape)
+
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for name, parameter in self.parameters.items():
@@ -151,17 +166,21 @@ class Optimizer:
 
     def reserve_gradients(self, before: bool) -> None:
         """What gradients take when a later step begins: their buffers; with `before`, also as a micro-batch before left them."""
+        self._reserve_buffers()
         for name in self.parameters:
             master = self.masters[name]
-            if master is not self.known[name]:
-                self.buffers.setdefault(name, torch.empty_like(master))
             if before:
                 master.grad = self.buffers[name] if name in self.buffers else torch.empty_like(master)
 
     def gradient_norm(self) -> float:
         """The L2 norm over all gradients; by products with themselves, which take a quarter of the time of torch's norms."""
-        gradients = [m.grad.reshape(-1) for m in self.trained if m.grad is not None]
-        return math.sqrt(torch.stack([g.dot(g) for g in gradients]).sum()) if gradients else 0.0
+        for name, buffer in self.buffers.items():
+            if self.masters[name].grad is None:  # what is in it is of an earlier step
+                buffer.zero_()
+        others = [self.masters[name].grad for name in self.parameters if name not in self.buffers]
+        gradients = [*self.whole_buffers, *(gradient.reshape(-1) for gradient in others if gradient is not None)]
+        pieces = [piece for gradient in gradients for piece in torch.split(gradient, PIECE)]
+        return math.sqrt(torch.stack([piece.dot(piece) for piece in pieces]).sum()) if pieces else 0.0
 
     def step(self, rate: float, norm: float) -> None:
         """One update at learning rate `rate` with gradients of norm `norm` clipped; refuses a non-finite norm."""
