@@ -67,7 +67,7 @@ class Grouped:
         return x.index_select(0, self.places).view(-1, self.heads * x.shape[1])
 
     @staticmethod
-    @lru_cache(maxsize=4)
+    @lru_cache(maxsize=2)  # masks of 16 rows of 128 places in 12 heads take 6 MiB
     def of(segments: tuple[Segment, ...], heads: int, dtype: torch.dtype, device: torch.device) -> "Grouped":
         """The groups of a layout's segments; scores will be of `dtype`."""
         groups, taken, start = list[Group](), list[np.ndarray](), 0
