@@ -162,11 +162,21 @@ TAGGED = Tagged(("Ada", "lives", "in", "Londonia"), ("U-person", "O", "O", "U-pl
 
 def test_the_first_sub_token_of_a_word_carries_its_tag(opening: Make) -> None:
     task = opened(TagSpec(), opening([TAGGED]))
-    assert task.names == ["O", "B-person", "B-place"]
+    assert task.names == ["O", "B-person", "I-person", "B-place", "I-place"]
     (row,) = task.fit([TAGGED]).rows
     assert row.targets.sources.tolist() == [1, 2, 3, 4]
-    assert row.targets.labels.tolist() == [1, 0, 0, 2]
+    assert row.targets.labels.tolist() == [1, 0, 0, 3]
     assert len(row.ids) > 6  # Londonia is several tokens
+
+
+def test_an_entity_of_a_known_kind_may_be_longer_than_any_of_training(opening: Make) -> None:
+    longer = Tagged(("New", "Londonia"), ("B-place", "I-place"), at(7))
+    task = opened(TagSpec(), opening([TAGGED], [longer]))
+    (row,) = task.fit([longer]).rows
+    assert row.targets.labels.tolist() == [3, 4]
+    with pytest.raises(DataError, match="the label 'B-date' is unknown") as caught:
+        opened(TagSpec(), opening([TAGGED], [Tagged(("today",), ("B-date",), at(8))]))
+    assert caught.value.problems[0].where == "train.csv:8"
 
 
 def test_long_sentences_become_windows_that_score_each_word_once(opening: Make) -> None:

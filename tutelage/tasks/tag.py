@@ -50,7 +50,12 @@ class Tag:
             given = spec.scheme if spec.scheme != "auto" else scheme_of(row.tags for row in rows)
             if given != "none":
                 rows, others = ([replace(row, tags=_bio(row, spec)) for row in part] for part in (rows, others))
-            known = None if spec.labels is None else _closed(spec.labels)
+            told = spec.labels
+            if (
+                told is None and given != "none"
+            ):  # a place of two words has its second tag, though no training row has one
+                told = sorted({tag for row in rows for tag in row.tags})
+            known = None if told is None else _closed(told)
             names = sorted(label_names(rows, others, _tags, known), key=lambda tag: (tag != "O", tag[2:], tag))
             spec = spec.model_copy(update={"labels": names if spec.labels is None or given != "none" else spec.labels})
         causal = opening.family == "decoder"
@@ -68,7 +73,7 @@ def _tags(row: Row) -> tuple[str, ...]:
 
 
 def _closed(labels: list[str]) -> list[str]:
-    """The BIO tags of the labels that a recipe names, whatever scheme they are written in."""
+    """The BIO tags of all kinds among labels, whatever scheme they are written in."""
     kinds = {tag for label in labels for tag in as_bio([label])}
     return sorted({*labels, *kinds, *(f"I-{tag[2:]}" for tag in kinds if tag.startswith("B-"))})
 
