@@ -53,6 +53,8 @@ def test_groups_give_plain_attention_and_its_gradients(
     gathered = [them.gather(x) for x in (q, k, v)]
     found = [them.spread(grouped.forward(*gathered, them, kept))]
     found += [them.spread(x) for x in grouped.backward(them.gather(grad), *gathered, them, kept if keeping else [])]
+    again = [them.spread(x) for x in grouped.backward(them.gather(grad), *gathered, them, [])]
+    assert all(torch.equal(a, b) for a, b in zip(found[1:], again))
     for ours, theirs in zip(found, wanted):
         assert torch.linalg.vector_norm(ours.double() - theirs) < bound * torch.linalg.vector_norm(theirs)
 

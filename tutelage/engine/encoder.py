@@ -21,7 +21,6 @@ from tutelage.encode.types import Layout
 from tutelage.engine import grouped, picked
 from tutelage.engine.grouped import Grouped
 from tutelage.engine.noise import drop_
-from tutelage.engine.plan import Plan
 from tutelage.engine.product import Products, expressible, known, products
 from tutelage.engine.stack import Keep
 
@@ -144,14 +143,13 @@ class Acts:
         return acts
 
 
-def attention_half(layer: Layer, acts: Acts, plan: Plan, pick: Tensor | None) -> Tensor:
+def attention_half(layer: Layer, acts: Acts, them: Grouped, pick: Tensor | None) -> Tensor:
     """The first norm's result, after filling in everything up to it."""
     x, tokens = acts.x, acts.x.shape[0]
     if picked.few(pick, tokens):
-        out = few_queries(layer, acts, plan, pick)
+        out = few_queries(layer, acts, them, pick)
     else:
         qkv, acts.qkv_images = layer.qkv.forward(x)
-        them = Grouped.of(plan.segments, layer.heads, x.dtype, x.device)
         acts.q, acts.k, acts.v = (them.gather(t) for t in qkv)
         acts.out = them.spread(grouped.forward(acts.q, acts.k, acts.v, them, acts.weights))
         out = acts.out if pick is None else acts.out[pick]
@@ -173,13 +171,13 @@ def _by_token(x: Tensor) -> Tensor:
     return x.transpose(0, 1).reshape(x.shape[1], -1)
 
 
-def few_queries(layer: Layer, acts: Acts, plan: Plan, pick: Tensor) -> Tensor:
+def few_queries(layer: Layer, acts: Acts, them: Grouped, pick: Tensor) -> Tensor:
     """What attention gives the rows `pick` alone, after filling in everything before it."""
     (q,), acts.q_images = layer.qkv.only(0).forward(acts.x[pick])
     (k, v), acts.qkv_images = layer.qkv.only(1, 2).forward(acts.x)
     k, v = (_by_head(t, layer.heads).contiguous() for t in (k, v))
     acts.q = _by_head(q.mul_((q.shape[1] // layer.heads) ** -0.5), layer.heads).contiguous()
-    p = picked.weights(acts.q, k, plan, pick)
+    p = picked.weights(acts.q, k, them.segments, pick)
     out = _by_token(torch.bmm(p, v))
     acts.k, acts.v, acts.out = k, v, out
     acts.weights.append(p)
@@ -207,27 +205,27 @@ class _Encode(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, layer: Layer, plan: Plan, pick: Tensor | None, keep: Keep, *parameters: Tensor
+        ctx: Any, x: Tensor, layer: Layer, them: Grouped, pick: Tensor | None, keep: Keep, *parameters: Tensor
     ) -> Tensor:
         acts = Acts(x)
-        y = outer_half(layer, acts, attention_half(layer, acts, plan, pick))
-        ctx.layer, ctx.plan = layer, plan
+        y = outer_half(layer, acts, attention_half(layer, acts, them, pick))
+        ctx.layer, ctx.them = layer, them
         ctx.save_for_backward(pick, *acts.put_away(keep))
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        layer, plan = ctx.layer, ctx.plan
+        layer, them = ctx.layer, ctx.them
         pick, *tensors = ctx.saved_tensors
         acts = Acts.taken_out(tensors)
         if acts.middle is None:
-            outer_half(layer, acts, attention_half(layer, acts, plan, pick))
+            outer_half(layer, acts, attention_half(layer, acts, them, pick))
         if acts.up is None:
             acts.normed = layer.first.forward(acts.middle)[0]
             activated(layer, acts, acts.normed)
         dn, outer, second = outer_backward(layer, gradients[0], acts)
         dmiddle, first = layer.first.backward(dn, acts.middle, acts.middle_mean, acts.middle_rate)
-        dx, inner = attention_backward(layer, dmiddle, acts, plan, pick)
+        dx, inner = attention_backward(layer, dmiddle, acts, them, pick)
         return (dx, *[None] * 4, *inner, *outer, *first, *second)
 
 
@@ -245,7 +243,7 @@ def outer_backward(layer: Layer, dy: Tensor, acts: Acts) -> tuple[Tensor, Gradie
 
 
 def attention_backward(
-    layer: Layer, dmiddle: Tensor, acts: Acts, plan: Plan, pick: Tensor | None
+    layer: Layer, dmiddle: Tensor, acts: Acts, them: Grouped, pick: Tensor | None
 ) -> tuple[Tensor, Gradients]:
     """The gradient in x of the gradient in the middle, and those of the products."""
     q, k, v, out = acts.q, acts.k, acts.v, acts.out
@@ -253,7 +251,7 @@ def attention_backward(
     tokens = acts.x.shape[0]
     if picked.few(pick, tokens):
         dout, o = layer.o.backward([dadded], out, acts.o_images)
-        p = acts.weights[0] if acts.weights else picked.weights(q, k, plan, pick)
+        p = acts.weights[0] if acts.weights else picked.weights(q, k, them.segments, pick)
         dheads = _by_head(dout, layer.heads).contiguous()
         dq, dk, dv = (_by_token(g) for g in picked.backward(dheads, q, k, v, p))
         dx, kv = layer.qkv.only(1, 2).backward([dk, dv], acts.x, acts.qkv_images)
@@ -262,7 +260,6 @@ def attention_backward(
     dout, o = layer.o.backward([dadded], out if pick is None else out[pick], acts.o_images)
     if pick is not None:
         dout, dmiddle = (t.new_zeros(tokens, t.shape[1]).index_copy_(0, pick, t) for t in (dout, dmiddle))
-    them = Grouped.of(plan.segments, layer.heads, acts.x.dtype, acts.x.device)
     found = grouped.backward(them.gather(dout), q, k, v, them, acts.weights)
     dx, qkv = layer.qkv.backward([them.spread(g) for g in found], acts.x, acts.qkv_images)
     return dx.add_(dmiddle), [*qkv, *o]
@@ -317,10 +314,11 @@ class EncoderStack:
         layers = [layer for layer in (self._layer(module, share) for module in self.layers) if layer is not None]
         if len(layers) < len(self.layers):
             return None
-        x, plan = self._embedded(layout, embeddings, share), Plan(layout.segments)
+        x = self._embedded(layout, embeddings, share)
+        them = Grouped.of(layout.segments, self.body.config.num_attention_heads, x.dtype, x.device)
         for index, layer in enumerate(layers):
             rows = pick if index == len(layers) - 1 else None
-            x = _Encode.apply(x, layer, plan, rows, keep, *layer.parameters)  # type: ignore[no-untyped-call]
+            x = _Encode.apply(x, layer, them, rows, keep, *layer.parameters)  # type: ignore[no-untyped-call]
         return x
 
     def _embedded(self, layout: Layout, embeddings: Tensor | None, share: float) -> Tensor:

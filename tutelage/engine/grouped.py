@@ -6,7 +6,6 @@ is read by one gather from where the linear product left it, and stays at its pl
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from tutelage.encode.types import Segment
 from tutelage.engine.bundles import of_scores
-from tutelage.engine.plan import QUERY_BLOCK, ROW, SHORT, in_rows, placed, unseen
+from tutelage.engine.plan import SHORT, even_blocks, next_rows, placed, unseen
 
 WIDTH = 32  # places are a multiple of this: torch's softmax of bf16 takes twice the time for 48 places or 72, and 4 times for 56
 
@@ -43,16 +42,15 @@ class Group:
         return self.hidden.shape[-1] > SHORT
 
     def blocks(self) -> list[slice]:
-        """The queries that are handled at once: of a long segment no more than `QUERY_BLOCK`."""
-        length = self.hidden.shape[-1]
-        size = -(-length // -(-length // QUERY_BLOCK)) if self.long else length
-        return [slice(start, start + size) for start in range(0, length, size)]
+        """The queries that are handled at once: all of short segments."""
+        return [slice(start, stop) for start, stop in even_blocks(self.hidden.shape[-1])]
 
 
 @dataclass(frozen=True)
 class Grouped:
     """A layout in groups. Of N tokens' heads, as rows [N·heads, D], place m holds `taken[m]`, and row r stands at `places[r]`."""
 
+    segments: tuple[Segment, ...]
     heads: int
     taken: Tensor
     places: Tensor
@@ -67,7 +65,6 @@ class Grouped:
         return x.index_select(0, self.places).view(-1, self.heads * x.shape[1])
 
     @staticmethod
-    @lru_cache(maxsize=2)  # masks of 16 rows of 128 places in 12 heads take 6 MiB
     def of(segments: tuple[Segment, ...], heads: int, dtype: torch.dtype, device: torch.device) -> "Grouped":
         """The groups of a layout's segments; scores will be of `dtype`."""
         groups, taken, start = list[Group](), list[np.ndarray](), 0
@@ -84,20 +81,19 @@ class Grouped:
             groups.append(Group(start, start + heads * size, heads * count, len(there), hidden))
             start += heads * size
         places = torch.from_numpy((first[:, None] + step[:, None] * each.T).reshape(-1))
-        return Grouped(heads, torch.from_numpy(np.concatenate(taken)).to(device), places.to(device), tuple(groups))
+        held = torch.from_numpy(np.concatenate(taken))
+        return Grouped(segments, heads, held.to(device), places.to(device), tuple(groups))
 
 
 def _rows(segments: Sequence[Segment]) -> list[tuple[list[list[Segment]], int]]:
     """Rows of segments, and how many places they have. A long segment has one to itself; short ones share rows of `ROW` places,
     or of what the longest needs with others of more than half its length."""
-    left = sorted((s for s in segments if s.stop > s.start), key=lambda s: s.start - s.stop)
-    found = []
-    while left:
-        longest = left[0].stop - left[0].start
-        width = -(-max(longest, min(ROW, sum(s.stop - s.start for s in left))) // WIDTH) * WIDTH
-        like = left[:1] if width > SHORT else [s for s in left if width <= ROW or 2 * (s.stop - s.start) > longest]
-        found.append((in_rows(like, width, len(like))[0], width))
-        left = left[len(like) :]
+    ordered = sorted((s for s in segments if s.stop > s.start), key=lambda s: s.start - s.stop)
+    short = [s for s in ordered if s.stop - s.start <= SHORT]
+    found = [next_rows([s], WIDTH)[:2] for s in ordered[: len(ordered) - len(short)]]
+    while short:
+        rows, width, short = next_rows(short, WIDTH)
+        found.append((rows, width))
     return found
 
 

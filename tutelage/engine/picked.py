@@ -4,14 +4,16 @@ needs where only some rows of it are read (each text's first token, to classify 
 For 32 queries of 544 tokens in 12 heads most of [32, 544] scores are hidden, and still they are fewer than the segments' own.
 """
 
+from collections.abc import Sequence
 from typing import TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tutelage.encode.types import Segment
 from tutelage.engine.bundles import of_scores
-from tutelage.engine.plan import Plan, unseen
+from tutelage.engine.plan import unseen
 
 SHARE = 4  # with more queries than one of so many tokens, their segments' own scores are fewer
 
@@ -21,19 +23,19 @@ def few(pick: Tensor | None, tokens: int) -> TypeGuard[Tensor]:
     return pick is not None and len(pick) * SHARE <= tokens
 
 
-def hidden(plan: Plan, pick: Tensor, tokens: int, dtype: torch.dtype) -> Tensor:
+def hidden(segments: Sequence[Segment], pick: Tensor, tokens: int, dtype: torch.dtype) -> Tensor:
     """[M, N]: 0 where a key is of the query's own segment, else -inf."""
     owner = np.empty(tokens, np.int64)
-    for number, segment in enumerate(plan.segments):
+    for number, segment in enumerate(segments):
         owner[segment.start : segment.stop] = number
     owners = torch.from_numpy(owner).to(pick.device)
     return unseen(owners[pick][:, None] == owners[None], dtype)
 
 
-def weights(q: Tensor, k: Tensor, plan: Plan, pick: Tensor) -> Tensor:
+def weights(q: Tensor, k: Tensor, segments: Sequence[Segment], pick: Tensor) -> Tensor:
     """Softmax weights [heads, M, N] of queries [heads, M, D], already scaled, and keys [heads, N, D]."""
     scores = torch.bmm(q, k.transpose(1, 2))
-    return torch.softmax(scores.add_(hidden(plan, pick, k.shape[1], q.dtype)), -1)
+    return torch.softmax(scores.add_(hidden(segments, pick, k.shape[1], q.dtype)), -1)
 
 
 def backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:

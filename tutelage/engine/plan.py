@@ -120,6 +120,27 @@ def in_rows(segments: Sequence[Segment], length: int, most: int) -> tuple[list[l
     return rows, left
 
 
+def next_rows(
+    members: Sequence[Segment], multiple: int, places: int | None = None
+) -> tuple[list[list[Segment]], int, list[Segment]]:
+    """Rows of the first of `members`, which come the longest first; how many places a row has; and the other members.
+
+    A row has at least `ROW` places, or what the longest needs, and then only segments of more than half its length, so that
+    little is computed that nobody sees. Their number is a `multiple`; all rows together have no more than `places`.
+    """
+    longest = members[0].stop - members[0].start
+    length = -(-max(longest, min(ROW, sum(s.stop - s.start for s in members))) // multiple) * multiple
+    like = [s for s in members if length <= ROW or 2 * (s.stop - s.start) > longest]
+    rows, left = in_rows(like, length, len(like) if places is None else places // length)
+    return rows, length, [*left, *members[len(like) :]]  # the longest first, still
+
+
+def even_blocks(length: int) -> list[tuple[int, int]]:
+    """[start, stop) of no more than `QUERY_BLOCK` queries each; of equal ones, as a last block of few costs most of a call."""
+    size = -(-length // -(-length // QUERY_BLOCK)) if length else 1
+    return [(start, min(start + size, length)) for start in range(0, length, size)]
+
+
 @dataclass(frozen=True)
 class Bundled:
     """Segments that are computed together, those without a parent first, and the others, in their order.
@@ -143,9 +164,7 @@ def bundled(
 ) -> Bundled:
     """The segments of a layout, some of them together. Scores will be of `dtype`.
 
-    A row has at least `ROW` places, or one segment of more than half as many as the longest, so that little is computed that
-    nobody sees; and a bundle has no more than 512 places, which with a parent's keys bounds the scores as a block of queries
-    does.
+    A bundle has no more than 512 places, which with a parent's keys bounds the scores as a block of queries does.
     """
     plan, families = Plan(segments), dict[tuple[int, int], list[Segment]]()
     for segment in sorted(segments, key=lambda s: s.start - s.stop):
@@ -155,13 +174,8 @@ def bundled(
     bundles, together = list[Bundle](), set[Segment]()
     for keys, members in sorted(families.items()):
         while len(members) > 1:
-            longest = members[0].stop - members[0].start
-            places = max(longest, min(ROW, sum(s.stop - s.start for s in members)))
-            length = -(-places // 8) * 8
-            like = [s for s in members if length <= ROW or 2 * (s.stop - s.start) > longest]
-            rows, left = in_rows(like, length, 512 // length)
-            members = [*left, *members[len(like) :]]  # the longest first, still
-            if len(like) - len(left) > 1:
+            rows, length, members = next_rows(members, 8, 512)
+            if sum(map(len, rows)) > 1:
                 bundles.append(Bundle.of(rows, length, keys, causal, dtype, device))
                 together.update(*rows)
     apart = tuple(segment for segment in segments if segment not in together)
@@ -200,11 +214,7 @@ def blocks(plan: Plan, segment: Segment, causal: bool, window: int | None) -> It
     """The segment's queries in blocks, each with no more keys than it can see."""
     inherited = plan.inherited(segment)
     length = segment.stop - segment.start
-    size = (
-        -(-length // -(-length // QUERY_BLOCK)) if length else 1
-    )  # equal ones: a last block of few rows costs most of a call
-    for start in range(0, length, size):
-        stop = min(start + size, length)
+    for start, stop in even_blocks(length):
         last = inherited + (stop if causal else length)
         first = 0
         if window is not None:
