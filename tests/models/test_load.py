@@ -100,7 +100,29 @@ def test_a_tokenizer_with_two_tokens_of_one_id_is_a_sentence(tiny_copy):
     first, last = ("".join(merges[at]) for at in (0, -1))
     vocabulary[first] = vocabulary[last]
     file.write_text(json.dumps(value), encoding="utf-8")
-    with pytest.raises(ModelError, match="contradicts itself"):
+    with pytest.raises(ModelError, match=r"contradicts itself\n.*two of its tokens have one id") as refusal:
+        load_tokenizer(tiny_copy)
+    assert repr(first) in str(refusal.value)
+    assert repr(last) in str(refusal.value)
+
+
+@pytest.mark.parametrize("spoilt", range(40))
+def test_a_tokenizer_that_lacks_a_merged_token_is_a_sentence(tiny_copy, spoilt):
+    """tokenizers 0.23 refuses some of these files and panics at others."""
+    file = tiny_copy / "tokenizer.json"
+    value = json.loads(file.read_text(encoding="utf-8"))
+    del value["model"]["vocab"]["".join(value["model"]["merges"][-1 - spoilt])]
+    file.write_text(json.dumps(value), encoding="utf-8")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_tokenizer(tiny_copy)
+
+
+def test_an_interrupt_while_a_tokenizer_loads_goes_on(tiny_copy, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tutelage.models.load.PreTrainedTokenizerFast.from_pretrained", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         load_tokenizer(tiny_copy)
 
 

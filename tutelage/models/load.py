@@ -83,19 +83,26 @@ def load_tokenizer(path: Path) -> Any:
     try:
         with _quiet():
             tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path), local_files_only=True)
-    except Exception as error:  # the Rust side raises bare Exception
+    except BaseException as error:  # the Rust side raises bare Exception, or panics
+        _raise_unless_of_the_file(error)
         raise ModelError(
             "the tokenizer cannot be loaded", where=str(file), why=_short(error),
             fix="fetch tokenizer.json and tokenizer_config.json again",
         ) from error  # fmt: skip
+    shared = _of_one_id(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False))
+    if shared:  # a copy of it would lose one of them, and panic or refuse, as a hash map's order falls
+        raise ModelError(
+            "the tokenizer contradicts itself", where=str(file), why=f"two of its tokens have one id: {shared}",
+            fix="fetch tokenizer.json again",
+        )  # fmt: skip
     text = tokenizer.backend_tokenizer.to_str()
     try:
         Tokenizer.from_str(text)  # what every copy of it goes through
-    except Exception as error:
+    except BaseException as error:
+        _raise_unless_of_the_file(error)
         raise ModelError(
-            "the tokenizer contradicts itself", where=str(file), why=f"two of its tokens have one id, say: {_short(error)}",
-            fix="fetch tokenizer.json again",
-        ) from error  # fmt: skip
+            "the tokenizer cannot be copied", where=str(file), why=_short(error), fix="fetch tokenizer.json again"
+        ) from error
     rule, loaded = _rule(file.read_text(encoding="utf-8")), _rule(text)
     if rule != loaded:
         raise ModelError(
@@ -291,10 +298,26 @@ def _refuse_other_kinds(path: Path) -> None:
         )
 
 
+def _raise_unless_of_the_file(error: BaseException) -> None:
+    """Ctrl-C goes on; a Rust panic, which is no Exception and cannot be imported, is the file's fault like any error."""
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
+
+
+def _of_one_id(vocabulary: dict[str, int]) -> str:
+    """A pair of tokens that have one id, as "'a' and 'b' (7)"; empty when there is none."""
+    names: dict[int, str] = {}
+    for token, number in vocabulary.items():
+        other = names.setdefault(number, token)
+        if other != token:
+            return f"{other!r} and {token!r} ({number})"
+    return ""
+
+
 def _rule(text: str) -> dict[str, object]:
     value = json.loads(text)
     return {key: value.get(key) for key in ("normalizer", "pre_tokenizer")}
 
 
-def _short(error: Exception) -> str:
+def _short(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:400]
