@@ -31,10 +31,8 @@ def show_train(result: dict[str, Any]) -> Iterator[str]:
         yield f"forgotten     {', '.join(worse) or 'nothing that shows'} ({found['rows']} probes, {found['seconds']:.0f} s)"
     if result.get("resumed_from") is not None:
         yield f"resumed from  step {result['resumed_from']:,}"
-    chats = result.get("task", "chat") in ("chat", "seq2seq", "text")
-    yield f"next          tutelage {'chat' if chats else 'evaluate'} {result['run']}" + (
-        "" if chats else " --data FILE"
-    )
+    run = result["run"]
+    yield f"next          tutelage {f'chat {run}' if result['writes'] else f'evaluate {run} --data FILE'}"
 
 
 def show_quickstart(result: dict[str, Any]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from tutelage.errors import DataError
 from tutelage.evaluate.files import read_predictions
 from tutelage.evaluate.scoring import MAIN
 from tutelage.recipe import make_recipe
+from tutelage.show import show_train
 from tutelage.tasks import TASKS
 
 Made = Callable[[str], Path]
@@ -54,6 +55,27 @@ def test_a_tuned_model_is_better_than_the_untouched_one(case: str, made: Made, r
     if case in ("classify", "verbalised", "tag"):
         assert found["per_class"]
     json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "case", "verb"),
+    [("bert", "text", "evaluate"), ("llama", "text", "chat"), ("t5", "seq2seq", "chat"), ("bert", "tag", "evaluate")],
+)
+def test_what_a_run_names_next_can_be_done(
+    kind: str, case: str, verb: str, made: Made, rows_file: Made, tmp_path: Path
+) -> None:
+    data, run = str(rows_file(case)), str(tmp_path / "run")
+    result = tutelage.train(make_recipe({
+        "model": str(made(kind)), "task": CASES[case][1], "data": {"train": data}, "method": "full", "max_tokens": 128,
+        "optim": {"steps": 1}, "precision": "fp32", "forgetting": False, "threads": 1,
+    }), out=run)  # fmt: skip
+    last = list(show_train(result))[-1].split()
+    assert last[:4] == ["next", "tutelage", verb, run]
+    if verb == "chat":
+        assert tutelage.chat(run, prompt="the sky", max_tokens=3)["model"]
+    else:
+        assert last[4:] == ["--data", "FILE"]
+        assert tutelage.evaluate(run, data=data, skip_forgetting=True)["rows"] == 8
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from tutelage.errors import ChangedRunError, Problem
 from tutelage.models.describe import describe
 from tutelage.recipe import Recipe, as_yaml
 from tutelage.runs import EVENTS, FORGETTING, MANIFEST, history, read_json, write_json, write_text
+from tutelage.tasks.opening import read_task
+from tutelage.taskspec import LABELLING, TextSpec
 from tutelage.train import checkpoint
 from tutelage.train.loop import TrainState
 from tutelage.train.material import Material
@@ -126,8 +128,10 @@ def summary(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     before = next((event for event in scored if event["step"] == 0), None)
     after = next((event for event in scored if event["step"] == manifest.get("model_step")), None)
     resumed = [event["step"] for event in events if event["event"] == "resumed"]
+    kind, made = manifest["identity"]["recipe"]["task"]["kind"], read_task(folder / "model")
+    masked = isinstance(made, TextSpec) and made.objective == "masked"
     return {
-        "run": str(folder), "task": manifest["identity"]["recipe"]["task"]["kind"],
+        "run": str(folder), "task": kind, "writes": kind not in LABELLING and not masked,
         **manifest["totals"], "validation": {"before": before, "after": after},
         "resumed_from": (resumed[-1] or None) if resumed else None, "model": str(folder / "model"),
         "report": str(folder / "report.html"), "reason": manifest.get("reason"), "samples": read_samples(folder),
