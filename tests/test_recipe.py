@@ -66,6 +66,7 @@ WRONG = [
     (SHORT + "method: {kind: full, loraplus_ratio: 4}\n", "unknown key `method.loraplus_ratio`", ""),
     (SHORT + "optim: {neftune_noise_alpha: 5}\n", "unknown key", "`optim.neftune_alpha`"),
     (SHORT + "optim: {hidden_dropout_prob: 0.1}\n", "unknown key", "`optim.dropout`"),
+    (SHORT + "optim: {attention_probs_dropout_prob: 0.1}\n", "unknown key", "`optim.attention_dropout`"),
     (SHORT + "optim: {dropout: 1.0}\n", "optim.dropout", "less than 1"),
     (SHORT + "method: {kind: lora, targets: mlp}\n", "unknown key", "`target_modules`"),
     (SHORT + "method: {kind: lorra}\n", "`method.kind` must be one of full, half, lora", ""),

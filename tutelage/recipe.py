@@ -166,6 +166,10 @@ class OptimSpec(Spec):
         0.0, ge=0.0, lt=1.0,
         description="while training, of an encoder's embeddings and of what its layers add (elsewhere: `hidden_dropout_prob`, 0.1)",
     )  # fmt: skip
+    attention_dropout: float = Field(
+        0.0, ge=0.0, lt=1.0,
+        description="while training, of an encoder's attention weights (elsewhere: `attention_probs_dropout_prob`, 0.1)",
+    )  # fmt: skip
 
 
 class SaveSpec(Spec):
@@ -345,6 +349,7 @@ ALIASES = {
     "loraplus_lr_ratio": "method.loraplus_ratio", "layers_to_transform": "method.layers", "targets": "target_modules",
     "lora_target_modules": "method.target_modules", "neftune_noise_alpha": "optim.neftune_alpha",
     "hidden_dropout_prob": "optim.dropout", "dropout": "optim.dropout",
+    "attention_probs_dropout_prob": "optim.attention_dropout",
     "output_dir": "out", "sequence_len": "max_tokens", "cutoff_len": "max_tokens", "max_length": "max_tokens",
     "max_seq_length": "max_tokens", "adapter": "method", "bf16": "precision", "fp16": "precision",
     "save_steps": "save.every", "eval_steps": "validate.every", "val_set_size": "data.validation",

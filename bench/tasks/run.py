@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def recipe_of(one: Set, seed: int, out: Path, steps: int | None, precision: str)
         "model": one.model, "task": one.task, "data": {"train": [str(one.train)]}, "method": one.method, "seed": seed,
         "precision": precision,
         "optim": {"learning_rate": one.rate, "epochs": one.epochs, "batch_size": one.batch, "schedule": "linear",
-                  "warmup": 0.0, "steps": steps},
+                  "warmup": 0.0, "steps": steps, "dropout": one.dropout, "attention_dropout": one.dropout},
         "max_tokens": one.max_tokens, "over_length": "truncate", "out": str(out),
     }  # fmt: skip
 
@@ -89,14 +90,16 @@ def main() -> None:
     parser.add_argument("--work", default="/tmp/bench_tasks")
     parser.add_argument("--peer", default="/work/peers/trainer/bin/python")
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"], help="of the Trainer; ours measures")
+    parser.add_argument("--dropout", type=float, default=0.0, help="ours; the Trainer has the model's own, 0.1")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--keep", action="store_true", help="take over what is finished in --work")
     parser.add_argument("--rows", type=int, help="at most this many rows: for trying the script out")
     parser.add_argument("--steps", type=int, help="stop after this many steps: for trying the script out")
     given = parser.parse_args()
-    for name in given.sets:
+    for chosen in given.sets:
+        name = f"{chosen}_dropout" if given.dropout else chosen
         work = Path(given.work) / name
-        one = SETS[name](Path(given.data), work, given.rows)
+        one = replace(SETS[chosen](Path(given.data), work, given.rows), dropout=given.dropout)
         runs: dict[str, list[dict[str, Any]]] = {"tutelage": [], "trainer": []}
         values: dict[str, list[np.ndarray]] = {"tutelage": [], "trainer": []}
         for seed in range(given.seeds):

@@ -26,6 +26,7 @@ class Set:
     max_tokens: int
     model: str = "minilm-l6"
     method: Any = "full"
+    dropout: float = 0.0  # ours, of hidden values and of attention's weights; the Trainer's are the model's own, 0.1
 
 
 def write(path: Path, rows: Iterable[dict[str, Any]]) -> Path:

@@ -223,8 +223,9 @@ def test_a_prefix_is_read_and_beams_are_saved_and_used(
     assert (settings.num_beams, settings.length_penalty, settings.max_new_tokens) == (3, 0.5, 32)
 
 
-def test_dropout_of_hidden_values_is_for_encoders(made: Made, rows_file: Made, tmp_path: Path) -> None:
-    optim = {"steps": 3, "batch_size": 8, "dropout": 0.2}
+@pytest.mark.parametrize("key", ["dropout", "attention_dropout"])
+def test_dropout_within_layers_is_for_encoders(key: str, made: Made, rows_file: Made, tmp_path: Path) -> None:
+    optim = {"steps": 3, "batch_size": 8, key: 0.2}
     refused = (
         recipe_for("classify", "llama", "lora", made, rows_file, optim=optim),
         recipe_for("tag", "bert", "lora", made, rows_file, optim=optim).model_copy(
@@ -237,16 +238,17 @@ def test_dropout_of_hidden_values_is_for_encoders(made: Made, rows_file: Made, t
     for recipe, why in zip(refused, ("for llama", "two kinds of dropout", "without DoRA")):
         with pytest.raises(RecipeError, match=why) as caught:
             build(recipe, tmp_path)
-        assert caught.value.problems[0].where == "optim.dropout"
+        assert caught.value.problems[0].where == f"optim.{key}"
 
 
+@pytest.mark.parametrize("key", ["dropout", "attention_dropout"])
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_a_run_with_dropout_goes_on_bit_for_bit(method: str, made: Made, rows_file: Made, tmp_path: Path) -> None:
+def test_a_run_with_dropout_goes_on_bit_for_bit(
+    method: str, key: str, made: Made, rows_file: Made, tmp_path: Path
+) -> None:
     optim = {"steps": 4, "batch_size": 3, "learning_rate": 1e-3}
     calm, recipe = (
-        recipe_for(
-            "tag", "bert", method, made, rows_file, optim={**optim, "dropout": share}, save={"every": 2, "keep": 9}
-        )
+        recipe_for("tag", "bert", method, made, rows_file, optim={**optim, key: share}, save={"every": 2, "keep": 9})
         for share in (0.0, 0.3)
     )
     whole, still = build(recipe, tmp_path / "whole")[1], build(calm, tmp_path / "calm")[1]

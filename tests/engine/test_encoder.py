@@ -77,7 +77,7 @@ def test_hand_written_layers_are_the_models_own(kind: str, method: str, copies: 
         given = repeated(layout(), copies)
         assert few(torch.empty(32), len(given.ids)) == (copies > 1)
         states = replace(backbone, keep=keep).at_sources(given, fast=fast)
-        (states**2 * torch.arange(1, states.numel() + 1).view(states.shape) / 100).sum().backward()
+        weighed(states).backward()
         results[name] = (states.detach(), {n: p.grad for n, p in parameters.items()})
     expected, gradients = results.pop("own")
     trained = {name for name, gradient in gradients.items() if gradient is not None}
@@ -96,22 +96,35 @@ def test_a_model_with_another_part_runs_its_own_forward() -> None:
     assert with_stack(Backbone(model, model, model, 1.0, None, packs=True, plain_logits=False)).stack is None
 
 
+def weighed(states: torch.Tensor) -> torch.Tensor:
+    """A number that every hidden state changes."""
+    return (states**2 * torch.arange(1, states.numel() + 1).view(states.shape) / 100).sum()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_dropout_is_the_models_own_with_the_same_draws(kind: str) -> None:
     backbone, parameters = backbone_of(kind, "full")
-    dropouts = [module for module in backbone.model.modules() if isinstance(module, torch.nn.Dropout)]
     assert isinstance(backbone.stack, EncoderStack)
-    backbone = replace(backbone, stack=replace(backbone.stack, dropout=0.3))
+    backbone = replace(backbone, stack=replace(backbone.stack, dropout=0.3, attention_dropout=0.3))
+    backbone.model.set_attn_implementation("eager")  # which draws for [heads, 32, 32] weights, as ours do for 32 tokens
+    tokens, first = 32, FIRST.get(kind, 0)
+    none = torch.empty(0, dtype=torch.int64)
+    given = Layout(torch.arange(2, 34), torch.arange(tokens), (Segment(0, tokens),), none, none, none.float(), tokens)
     results = {}
-    for name, fast, keep in (("own", False, Keep.ALL), *((k.name, True, k) for k in Keep)):
+    for module in backbone.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
+    for name, keep in (("own", None), *((k.name, k) for k in Keep)):
         for parameter in parameters.values():
             parameter.grad = None
-        for module in dropouts:
-            module.p = 0.3
-            module.train(not fast)
         torch.manual_seed(5)
-        states = replace(backbone, keep=keep).hidden(layout(), fast=fast)
-        (states**2 * torch.arange(1, states.numel() + 1).view(states.shape) / 100).sum().backward()
+        if keep is None:
+            positions = {} if kind == "distilbert" else {"position_ids": given.positions[None] + first}
+            states = backbone.model.train()(input_ids=given.ids[None], **positions).last_hidden_state[0]
+        else:
+            backbone.model.eval()
+            states = replace(backbone, keep=keep).hidden(given)
+        weighed(states).backward()
         results[name] = (states.detach(), {n: p.grad for n, p in parameters.items() if p.grad is not None})
     expected, gradients = results.pop("own")
     assert len(gradients) >= 24
@@ -120,4 +133,29 @@ def test_dropout_is_the_models_own_with_the_same_draws(kind: str) -> None:
         for parameter, want in gradients.items():
             torch.testing.assert_close(found[parameter], want, rtol=1e-8, atol=1e-9)
     with torch.no_grad():
-        torch.testing.assert_close(backbone.hidden(layout()), backbone.hidden(layout()), rtol=0, atol=0)
+        torch.testing.assert_close(backbone.hidden(given), backbone.hidden(given), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("keep", Keep)
+@pytest.mark.parametrize("copies", [1, 7], ids=["many queries", "few queries"])
+def test_gradients_with_dropout_are_those_of_the_weights_that_stay(copies: int, keep: Keep) -> None:
+    backbone, parameters = backbone_of("bert", "full")
+    assert isinstance(backbone.stack, EncoderStack)
+    backbone = replace(backbone, stack=replace(backbone.stack, attention_dropout=0.4), keep=keep)
+    directions = {name: torch.randn_like(parameter) for name, parameter in parameters.items()}
+
+    def moved(step: float) -> None:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.add_(directions[name], alpha=step)
+
+    def found() -> torch.Tensor:
+        torch.manual_seed(5)
+        return weighed(backbone.at_sources(repeated(layout(), copies)))
+
+    found().backward()
+    slope = sum(float((p.grad * directions[n]).sum()) for n, p in parameters.items() if p.grad is not None)
+    moved(1e-6)
+    above = float(found().detach())
+    moved(-2e-6)
+    assert slope == pytest.approx((above - float(found().detach())) / 2e-6, rel=1e-5)

@@ -59,6 +59,28 @@ def test_groups_give_plain_attention_and_its_gradients(
         assert torch.linalg.vector_norm(ours.double() - theirs) < bound * torch.linalg.vector_norm(theirs)
 
 
+@pytest.mark.parametrize("keeping", [True, False])
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_dropout_of_weights_and_its_gradients(lengths: list[int], keeping: bool) -> None:
+    segments = layout(lengths)
+    q, k, v, grad, *steps = drawn(7, segments, torch.float64)
+    them, kept = Grouped.of(segments, HEADS, q.dtype, q.device), list[Tensor]()
+    gathered = [them.gather(x) for x in (q, k, v)]
+    masks = them.masks(0.4, q.dtype)
+    assert {float(value) for mask in masks for value in mask.unique()} == {0.0, 1 / 0.6}
+    assert them.masks(0.0, q.dtype) == []
+
+    def at(length: float) -> Tensor:
+        moved = [them.gather(x + length * step) for x, step in zip((q, k, v), steps)]
+        return (them.spread(grouped.forward(*moved, them, [], masks)) * grad).sum()
+
+    without = them.spread(grouped.forward(*gathered, them, []))
+    assert not torch.allclose(them.spread(grouped.forward(*gathered, them, kept, masks)), without)
+    found = grouped.backward(them.gather(grad), *gathered, them, kept if keeping else [], masks)
+    slope = sum(float((them.spread(x) * step).sum()) for x, step in zip(found, steps))
+    assert slope == pytest.approx(float(at(1e-6) - at(-1e-6)) / 2e-6, rel=1e-6)
+
+
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_every_head_of_every_token_has_one_place(lengths: list[int]) -> None:
     segments = layout(lengths)

@@ -20,7 +20,7 @@ from torch.nn.functional import dropout, gelu
 from tutelage.encode.types import Layout
 from tutelage.engine import grouped, picked
 from tutelage.engine.grouped import Grouped
-from tutelage.engine.noise import drop_
+from tutelage.engine.noise import drawn_, drop_
 from tutelage.engine.product import Products, expressible, known, products
 from tutelage.engine.stack import Keep
 
@@ -86,7 +86,7 @@ class Layer:
     second: LayerNorm
     heads: int
     approximate: str  # of GELU
-    drops: tuple[float, float] = (0.0, 0.0)  # the share of dropout on what its two halves add
+    drops: tuple[float, float, float]  # the share of dropout on attention's weights, and on what its two halves add
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -123,24 +123,27 @@ class Acts:
     end_rate: Kept = None
     o_mask: Kept = None  # of dropout
     down_mask: Kept = None
+    masks: list[Tensor] = field(default_factory=list)  # of dropout of attention's weights
     weights: list[Tensor] = field(default_factory=list)  # of short segments' softmax, as `grouped` keeps them
 
     def put_away(self, keep: Keep) -> list[Tensor | None]:
         """The tensors that stay in memory until the backward, in the order of the fields; None: computed again."""
-        names = [each.name for each in fields(self)[:-1]]
         again = ("normed", "up", "act")
         drawn = ["x", "o_mask", "down_mask"]  # draws are never made again
-        kept = {Keep.INPUT: drawn, Keep.ATTENTION: [n for n in names if n not in again], Keep.ALL: names}[keep]
+        kept = {Keep.INPUT: drawn, Keep.ATTENTION: [n for n in TENSORS if n not in again], Keep.ALL: TENSORS}[keep]
         weights = self.weights if keep is Keep.ALL else []
-        return [*(getattr(self, name) if name in kept else None for name in names), *weights]
+        return [*(getattr(self, name) if name in kept else None for name in TENSORS), *self.masks, *weights]
 
     @staticmethod
-    def taken_out(tensors: Sequence[Kept]) -> "Acts":
-        """Of what was put away."""
-        count = len(fields(Acts)) - 1
+    def taken_out(tensors: Sequence[Kept], masks: int) -> "Acts":
+        """Of what was put away, with so many masks."""
+        count = len(TENSORS)
         acts = Acts(*tensors[:count])
-        acts.weights.extend(tensors[count:])
+        acts.masks, acts.weights = list(tensors[count : count + masks]), list(tensors[count + masks :])
         return acts
+
+
+TENSORS = [each.name for each in fields(Acts) if each.name not in ("masks", "weights")]
 
 
 def attention_half(layer: Layer, acts: Acts, them: Grouped, pick: Tensor | None) -> Tensor:
@@ -151,10 +154,11 @@ def attention_half(layer: Layer, acts: Acts, them: Grouped, pick: Tensor | None)
     else:
         qkv, acts.qkv_images = layer.qkv.forward(x)
         acts.q, acts.k, acts.v = (them.gather(t) for t in qkv)
-        acts.out = them.spread(grouped.forward(acts.q, acts.k, acts.v, them, acts.weights))
+        acts.masks = acts.masks or them.masks(layer.drops[0], x.dtype)
+        acts.out = them.spread(grouped.forward(acts.q, acts.k, acts.v, them, acts.weights, acts.masks))
         out = acts.out if pick is None else acts.out[pick]
     (middle,), acts.o_images = layer.o.forward(out)
-    acts.o_mask = drop_(middle, acts.o_mask, layer.drops[0])
+    acts.o_mask = drop_(middle, acts.o_mask, layer.drops[1])
     acts.middle = middle.add_(x if pick is None else x[pick])
     n, acts.middle_mean, acts.middle_rate = layer.first.forward(middle)
     acts.normed = n
@@ -178,7 +182,9 @@ def few_queries(layer: Layer, acts: Acts, them: Grouped, pick: Tensor) -> Tensor
     k, v = (_by_head(t, layer.heads).contiguous() for t in (k, v))
     acts.q = _by_head(q.mul_((q.shape[1] // layer.heads) ** -0.5), layer.heads).contiguous()
     p = picked.weights(acts.q, k, them.segments, pick)
-    out = _by_token(torch.bmm(p, v))
+    if layer.drops[0] and not acts.masks:
+        acts.masks.append(drawn_(torch.empty_like(p), layer.drops[0]))
+    out = _by_token(torch.bmm(p * acts.masks[0] if acts.masks else p, v))
     acts.k, acts.v, acts.out = k, v, out
     acts.weights.append(p)
     return out
@@ -194,7 +200,7 @@ def outer_half(layer: Layer, acts: Acts, n: Tensor) -> Tensor:
     """The layer's result, after filling in everything between."""
     activated(layer, acts, n)
     (end,), acts.down_images = layer.down.forward(acts.act)
-    acts.down_mask = drop_(end, acts.down_mask, layer.drops[1])
+    acts.down_mask = drop_(end, acts.down_mask, layer.drops[2])
     y, acts.end_mean, acts.end_rate = layer.second.forward(end.add_(n))
     acts.end = end
     return y
@@ -209,7 +215,7 @@ class _Encode(torch.autograd.Function):
     ) -> Tensor:
         acts = Acts(x)
         y = outer_half(layer, acts, attention_half(layer, acts, them, pick))
-        ctx.layer, ctx.them = layer, them
+        ctx.layer, ctx.them, ctx.masks = layer, them, len(acts.masks)
         ctx.save_for_backward(pick, *acts.put_away(keep))
         return y
 
@@ -217,7 +223,7 @@ class _Encode(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         layer, them = ctx.layer, ctx.them
         pick, *tensors = ctx.saved_tensors
-        acts = Acts.taken_out(tensors)
+        acts = Acts.taken_out(tensors, ctx.masks)
         if acts.middle is None:
             outer_half(layer, acts, attention_half(layer, acts, them, pick))
         if acts.up is None:
@@ -253,14 +259,15 @@ def attention_backward(
         dout, o = layer.o.backward([dadded], out, acts.o_images)
         p = acts.weights[0] if acts.weights else picked.weights(q, k, them.segments, pick)
         dheads = _by_head(dout, layer.heads).contiguous()
-        dq, dk, dv = (_by_token(g) for g in picked.backward(dheads, q, k, v, p))
+        mask = acts.masks[0] if acts.masks else None
+        dq, dk, dv = (_by_token(g) for g in picked.backward(dheads, q, k, v, p, mask))
         dx, kv = layer.qkv.only(1, 2).backward([dk, dv], acts.x, acts.qkv_images)
         dpicked, own = layer.qkv.only(0).backward([dq.mul_(q.shape[-1] ** -0.5)], acts.x[pick], acts.q_images)
         return dx.index_add_(0, pick, dpicked.add_(dmiddle)), [*own, *kv, *o]
     dout, o = layer.o.backward([dadded], out if pick is None else out[pick], acts.o_images)
     if pick is not None:
         dout, dmiddle = (t.new_zeros(tokens, t.shape[1]).index_copy_(0, pick, t) for t in (dout, dmiddle))
-    found = grouped.backward(them.gather(dout), q, k, v, them, acts.weights)
+    found = grouped.backward(them.gather(dout), q, k, v, them, acts.weights, acts.masks)
     dx, qkv = layer.qkv.backward([them.spread(g) for g in found], acts.x, acts.qkv_images)
     return dx.add_(dmiddle), [*qkv, *o]
 
@@ -270,13 +277,15 @@ class EncoderStack:
     """The body of a recognised model. Positions count from `first_position`.
 
     `dropout` is the share of hidden values that are dropped wherever gradients are computed: of the embeddings, and of what
-    each half of a layer adds (`hidden_dropout_prob`; weights of attention are not dropped).
+    each half of a layer adds (`hidden_dropout_prob`); `attention_dropout` that of attention's weights
+    (`attention_probs_dropout_prob`).
     """
 
     body: Any
     names: Names
     first_position: int
     dropout: float = 0.0
+    attention_dropout: float = 0.0
 
     @staticmethod
     def of(model: Any, first_position: int = 0) -> "EncoderStack | None":
@@ -310,8 +319,13 @@ class EncoderStack:
 
         `embeddings` [N, H] stand in for those of the layout's ids.
         """
-        share = self.dropout if torch.is_grad_enabled() else 0.0
-        layers = [layer for layer in (self._layer(module, share) for module in self.layers) if layer is not None]
+        share, weights = (self.dropout, self.attention_dropout) if torch.is_grad_enabled() else (0.0, 0.0)
+        first, second = (share * on for on in self.names.drops)
+        layers = [
+            layer
+            for layer in (self._layer(module, (weights, first, second)) for module in self.layers)
+            if layer is not None
+        ]
         if len(layers) < len(self.layers):
             return None
         x = self._embedded(layout, embeddings, share)
@@ -329,16 +343,16 @@ class EncoderStack:
         x = dropout(x, share) if share else x
         return self.body.embeddings_project(x) if hasattr(self.body, "embeddings_project") else x  # ELECTRA
 
-    def _layer(self, module: Any, share: float) -> Layer | None:
+    def _layer(self, module: Any, drops: tuple[float, float, float]) -> Layer | None:
         linear = attrgetter(*self.names.linear)(module)
         if not all(expressible(each) for each in linear):
             return None
         q, k, v, o, up, down = linear
         first, second = (LayerNorm(each) for each in attrgetter(*self.names.norms)(module))
-        config, drops = self.body.config, self.names.drops
+        config = self.body.config
         return Layer(
             products(q, k, v), products(o), products(up), products(down), first, second,
-            config.num_attention_heads, APPROXIMATIONS[_activation(config)], (share * drops[0], share * drops[1]),
+            config.num_attention_heads, APPROXIMATIONS[_activation(config)], drops,
         )  # fmt: skip
 
 

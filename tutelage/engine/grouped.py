@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tutelage.encode.types import Segment
 from tutelage.engine.bundles import of_scores
+from tutelage.engine.noise import drawn_
 from tutelage.engine.plan import SHORT, even_blocks, next_rows, placed, unseen
 
 WIDTH = 32  # places are a multiple of this: torch's softmax of bf16 takes twice the time for 48 places or 72, and 4 times for 56
@@ -64,6 +65,17 @@ class Grouped:
         """[places, D] → [N, heads·D]."""
         return x.index_select(0, self.places).view(-1, self.heads * x.shape[1])
 
+    def masks(self, share: float, dtype: torch.dtype) -> list[Tensor]:
+        """Of dropout of a share of the softmax weights, drawn in the order in which `forward` uses them; none without a share."""
+        if not share:
+            return []
+        shapes = [
+            (group.rows, block.stop - block.start, group.hidden.shape[-1])
+            for group in self.groups
+            for block in group.blocks()
+        ]
+        return [drawn_(self.taken.new_empty(shape, dtype=dtype), share) for shape in shapes]
+
     @staticmethod
     def of(segments: tuple[Segment, ...], heads: int, dtype: torch.dtype, device: torch.device) -> "Grouped":
         """The groups of a layout's segments; scores will be of `dtype`."""
@@ -105,24 +117,33 @@ def _hidden(owners: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
     return mask.expand(heads, *mask.shape).reshape(-1, *mask.shape[1:])
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, grouped: Grouped, kept: list[Tensor]) -> Tensor:
-    """What attention gives the places, [places, D] as q, k and v are. Short segments' softmax weights go into `kept`."""
-    out = torch.empty_like(v)
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, grouped: Grouped, kept: list[Tensor], masks: Sequence[Tensor] = ()
+) -> Tensor:
+    """What attention gives the places, [places, D] as q, k and v are, with dropout of its weights by `masks`. Short segments'
+    softmax weights go into `kept`."""
+    out, dropping = torch.empty_like(v), iter(masks)
     for group in grouped.groups:
         queries, keys, values, results = (group.of(x) for x in (q, k, v, out))
         for block in group.blocks():
             p = _weights(queries[:, block], keys, group.hidden)
-            torch.bmm(p, values, out=results[:, block])
+            torch.bmm(p * next(dropping) if masks else p, values, out=results[:, block])
             kept += [] if group.long else [p]
     return out
 
 
 def backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, grouped: Grouped, kept: Sequence[Tensor]
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    grouped: Grouped,
+    kept: Sequence[Tensor],
+    masks: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v, given that of what `forward` gave, and what it kept, or nothing; all [places, D]."""
+    """Gradients of q, k and v, given that of what `forward` gave, what it kept, or nothing, and its masks; all [places, D]."""
     found = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    saved, scale = iter(kept), q.shape[-1] ** -0.5
+    saved, dropping, scale = iter(kept), iter(masks), q.shape[-1] ** -0.5
     for group in grouped.groups:
         queries, keys, values, gradients = (group.of(x) for x in (q, k, v, grad))
         dq, dk, dv = (group.of(x) for x in found)
@@ -131,7 +152,12 @@ def backward(
         for number, block in enumerate(group.blocks()):
             rows, g = queries[:, block], gradients[:, block]
             p = next(saved) if kept and not group.long else _weights(rows, keys, group.hidden)
-            ds = of_scores(torch.bmm(g, values.transpose(1, 2)), p)
+            dp = torch.bmm(g, values.transpose(1, 2))
+            if masks:
+                mask = next(dropping)
+                ds, p = of_scores(dp.mul_(mask), p), p * mask
+            else:
+                ds = of_scores(dp, p)
             dq[:, block].baddbmm_(ds, keys, beta=0, alpha=scale)
             dk.baddbmm_(ds.transpose(1, 2), rows, beta=min(number, 1), alpha=scale)
             dv.baddbmm_(p.transpose(1, 2), g, beta=min(number, 1))

@@ -27,6 +27,11 @@ def drop_(x: Tensor, mask: Tensor | None, share: float) -> Tensor | None:
     if not share:
         return None
     if mask is None:
-        mask = torch.empty_like(x).bernoulli_(1 - share).div_(1 - share)
+        mask = drawn_(torch.empty_like(x), share)
     x.mul_(mask)
     return mask
+
+
+def drawn_(mask: Tensor, share: float) -> Tensor:
+    """Draw a mask in place: 0 for a share of the values, else 1 / (1 - share)."""
+    return mask.bernoulli_(1 - share).div_(1 - share)

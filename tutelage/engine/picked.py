@@ -38,7 +38,11 @@ def weights(q: Tensor, k: Tensor, segments: Sequence[Segment], pick: Tensor) -> 
     return torch.softmax(scores.add_(hidden(segments, pick, k.shape[1], q.dtype)), -1)
 
 
-def backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v, given that of the result [heads, M, D], and the weights p."""
-    ds = of_scores(torch.bmm(grad, v.transpose(1, 2)), p)
-    return torch.bmm(ds, k), torch.bmm(ds.transpose(1, 2), q), torch.bmm(p.transpose(1, 2), grad)
+def backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, p: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v, given that of the result [heads, M, D], the weights p, and the mask of their dropout."""
+    dp = torch.bmm(grad, v.transpose(1, 2))
+    ds = of_scores(dp if mask is None else dp.mul_(mask), p)
+    used = p if mask is None else p * mask
+    return torch.bmm(ds, k), torch.bmm(ds.transpose(1, 2), q), torch.bmm(used.transpose(1, 2), grad)

@@ -59,7 +59,8 @@ def choose_plan(recipe: Recipe) -> ExecutionPlan:
     torch.set_num_threads(threads)
     precision, rates = choose_precision(recipe.precision, device)
     tokens = recipe.batch.tokens if isinstance(recipe.batch.tokens, int) else AUTO_TOKENS[device]
-    draws = any((getattr(recipe.method, "dropout", 0.0), recipe.optim.neftune_alpha, recipe.optim.dropout))
+    optim = recipe.optim
+    draws = any((getattr(recipe.method, "dropout", 0.0), optim.neftune_alpha, optim.dropout, optim.attention_dropout))
     return ExecutionPlan(
         precision=precision, device=device, threads=threads, tokens=max(tokens, 1),
         share_prefix=recipe.batch.share_prefix and not draws,  # a shared prefix would share its draws
@@ -185,22 +186,23 @@ def loader_of(material: Material) -> Callable[[torch.dtype], Any]:
 
 
 def dropping(backbone: Backbone, recipe: Recipe) -> Backbone:
-    """The same with the recipe's share of hidden values dropped while training."""
-    share = recipe.optim.dropout
-    if not share:
+    """The same with the recipe's shares of hidden values and attention weights dropped while training."""
+    shares = {key: getattr(recipe.optim, key) for key in ("dropout", "attention_dropout")}
+    where = next((f"optim.{key}" for key, share in shares.items() if share), None)
+    if where is None:
         return backbone
     if getattr(recipe.method, "dropout", 0.0):
         raise RecipeError(
-            "two kinds of dropout at once are not built", where="optim.dropout",
+            "two kinds of dropout at once are not built", where=where,
             why="method.dropout drops the adapters' input, in layers that do not have the other", fix="leave one of them out",
         )  # fmt: skip
     if not isinstance(backbone.stack, EncoderStack):
         raise RecipeError(
-            f"dropout of hidden values is not built for {backbone.model.config.model_type}", where="optim.dropout",
+            f"this dropout is not built for {backbone.model.config.model_type}", where=where,
             why="only BERT's relatives, trained without DoRA, run as layers that have it",
-            fix="leave `optim.dropout` out; LoRA has its own: method.dropout",
+            fix=f"leave `{where}` out; LoRA has its own: method.dropout",
         )  # fmt: skip
-    return replace(backbone, stack=replace(backbone.stack, dropout=share))
+    return replace(backbone, stack=replace(backbone.stack, **shares))
 
 
 def set_training(model: Any, on: bool = True) -> None:
