@@ -66,8 +66,8 @@ def test_dropout_of_weights_and_its_gradients(lengths: list[int], keeping: bool)
     q, k, v, grad, *steps = drawn(7, segments, torch.float64)
     them, kept = Grouped.of(segments, HEADS, q.dtype, q.device), list[Tensor]()
     gathered = [them.gather(x) for x in (q, k, v)]
-    masks = them.masks(0.4, q.dtype)
-    assert {float(value) for mask in masks for value in mask.unique()} == {0.0, 1 / 0.6}
+    masks = them.masks(0.375, q.dtype)
+    assert {float(value) for mask in masks for value in mask.unique()} == {0.0, 1.6}
     assert them.masks(0.0, q.dtype) == []
 
     def at(length: float) -> Tensor:

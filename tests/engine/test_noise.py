@@ -17,10 +17,28 @@ from tutelage.encode.layout import make_layout
 from tutelage.encode.types import Encoded, Layout, Segment
 from tutelage.engine.backbone import Backbone, make_backbone
 from tutelage.engine.headed import make_headed
-from tutelage.engine.noise import noisy
+from tutelage.engine.noise import drawn_, noisy
 from tutelage.tasks import chat
 
 ALPHA = 5.0
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_masks_drop_their_share_and_keep_the_mean(share: float) -> None:
+    torch.manual_seed(0)
+    masks = [drawn_(torch.empty(101, 1003), share) for _ in range(4)]
+    assert not torch.equal(masks[0], masks[1])
+    mask = torch.stack(masks)
+    bound = 4 * math.sqrt(share * (1 - share) / mask.numel())  # four standard errors
+    assert abs(float((mask == 0).double().mean()) - share) < bound
+    assert float(mask.double().mean()) == pytest.approx(1.0, abs=bound / (1 - share))
+    assert mask.unique().tolist() == pytest.approx([0.0, 1 / (1 - share)], rel=1e-4)
+    for lane in range(4):  # the four that come of one number
+        assert abs(float((masks[0].view(-1)[lane::4] == 0).double().mean()) - share) < 8 * bound
+    side = [(a == 0).double() - share for a in (mask[:, :, :-1], mask[:, :, 1:])]
+    assert abs(float((side[0] * side[1]).mean())) < bound
+    torch.manual_seed(0)
+    assert torch.equal(drawn_(torch.empty(101, 1003), share), masks[0])
 
 
 def test_each_example_gets_noise_by_its_own_length_though_packed() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, gelu
+from torch.nn.functional import gelu
 
 from tutelage.encode.types import Layout
 from tutelage.engine import grouped, picked
@@ -340,7 +340,7 @@ class EncoderStack:
         types = {} if layout.types is None else {"token_type_ids": layout.types[None]}
         ids, given = (layout.ids[None], None) if embeddings is None else (None, embeddings[None])
         x: Tensor = self.body.embeddings(input_ids=ids, inputs_embeds=given, position_ids=positions, **types)[0]
-        x = dropout(x, share) if share else x
+        x = x * drawn_(torch.empty_like(x), share) if share else x
         return self.body.embeddings_project(x) if hasattr(self.body, "embeddings_project") else x  # ELECTRA
 
     def _layer(self, module: Any, drops: tuple[float, float, float]) -> Layer | None:

@@ -133,14 +133,8 @@ def forward(
 
 
 def backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    grouped: Grouped,
-    kept: Sequence[Tensor],
-    masks: Sequence[Tensor] = (),
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, grouped: Grouped, kept: Sequence[Tensor], masks: Sequence[Tensor] = ()
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k and v, given that of what `forward` gave, what it kept, or nothing, and its masks; all [places, D]."""
     found = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     saved, dropping, scale = iter(kept), iter(masks), q.shape[-1] ** -0.5
@@ -152,15 +146,12 @@ def backward(
         for number, block in enumerate(group.blocks()):
             rows, g = queries[:, block], gradients[:, block]
             p = next(saved) if kept and not group.long else _weights(rows, keys, group.hidden)
-            dp = torch.bmm(g, values.transpose(1, 2))
-            if masks:
-                mask = next(dropping)
-                ds, p = of_scores(dp.mul_(mask), p), p * mask
-            else:
-                ds = of_scores(dp, p)
+            dp, mask = torch.bmm(g, values.transpose(1, 2)), next(dropping, None)
+            ds = of_scores(dp if mask is None else dp.mul_(mask), p)
+            used = p if mask is None else p * mask
             dq[:, block].baddbmm_(ds, keys, beta=0, alpha=scale)
             dk.baddbmm_(ds.transpose(1, 2), rows, beta=min(number, 1), alpha=scale)
-            dv.baddbmm_(p.transpose(1, 2), g, beta=min(number, 1))
+            dv.baddbmm_(used.transpose(1, 2), g, beta=min(number, 1))
     return found
 
 

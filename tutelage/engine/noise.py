@@ -5,6 +5,8 @@ from torch import Tensor
 
 from tutelage.encode.types import Segment
 
+STEPS = 1 << 16
+
 
 def noisy(embeddings: Tensor, segments: tuple[Segment, ...], alpha: float) -> Tensor:
     """[N, H] plus uniform noise in ± alpha / √(L · H), where L is the length of each token's own segment.
@@ -22,7 +24,7 @@ def noisy(embeddings: Tensor, segments: tuple[Segment, ...], alpha: float) -> Te
 def drop_(x: Tensor, mask: Tensor | None, share: float) -> Tensor | None:
     """Dropout of `x` in place by a mask, drawn where there is none yet: 0, or 1 / (1 - share). Returns the mask.
 
-    Srivastava et al. 2014 (JMLR 15), §10; the same draws as torch's. None without dropout.
+    Srivastava et al. 2014 (JMLR 15), §10. None without dropout.
     """
     if not share:
         return None
@@ -33,5 +35,15 @@ def drop_(x: Tensor, mask: Tensor | None, share: float) -> Tensor | None:
 
 
 def drawn_(mask: Tensor, share: float) -> Tensor:
-    """Draw a mask in place: 0 for a share of the values, else 1 / (1 - share)."""
-    return mask.bernoulli_(1 - share).div_(1 - share)
+    """Draw a mask in place: 0 for a share of the values, in steps of 2^-16, else 1 / (1 - share)."""
+    dropped = round(share * STEPS) / STEPS
+    return mask.copy_(stays(mask.numel(), dropped, mask.device).view(mask.shape)).div_(1 - dropped)
+
+
+def stays(count: int, dropped: float, device: torch.device) -> Tensor:
+    """[count] bool, drawn: True but for a share of them that is a multiple of 2^-16.
+
+    Four of each number of torch's generator; its `bernoulli_` takes one for each, and seven times as long.
+    """
+    numbers = torch.empty(-(-count // 4), dtype=torch.int64, device=device).random_(-(2**63), None)
+    return numbers.view(torch.int16)[:count] >= round(dropped * STEPS) - STEPS // 2
