@@ -8,9 +8,20 @@ from tutelage.engine.rounding import BLOCK, Rounding, rounded
 def test_what_bf16_holds_stays() -> None:
     values = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0)).bfloat16().float()
     assert torch.equal(rounded(values, "w").float(), values)
-    odd = torch.tensor([0.0, -0.0, float("inf"), float("-inf")])
-    assert torch.equal(rounded(odd, "w").float(), odd)
-    assert bool(rounded(torch.tensor([float("nan")]), "w").isnan())
+    for odd in (0.0, -0.0, float("inf"), float("-inf"), 2.0**-133, -(2.0**-133), 3.3895313892515355e38):
+        values = torch.full((2 * BLOCK,), odd)  # at every threshold
+        found = rounded(values, "w").float()
+        assert torch.equal(found, values)
+        assert torch.equal(torch.signbit(found), torch.signbit(values))
+    assert bool(rounded(torch.full((2 * BLOCK,), float("nan")), "w").isnan().all())
+
+
+def test_what_is_smaller_than_any_bf16_becomes_zero_or_the_smallest() -> None:
+    for sign in (1.0, -1.0):
+        smallest = sign * 2.0**-133
+        found = rounded(torch.full((2 * BLOCK,), 0.25 * smallest), "w").float()
+        assert {float(value) for value in found.unique()} == {0.0, smallest}
+        assert abs(float((found != 0).float().mean()) - 0.25) < 0.005
 
 
 def test_each_value_becomes_one_of_its_two_neighbours_and_the_mean_is_right() -> None:

@@ -17,23 +17,24 @@ BLOCK = 1 << 18  # thresholds; longer tensors use them again. Two blocks of 4 by
 
 @functools.cache
 def _thresholds(device: torch.device) -> Tensor:
-    """[2 BLOCK] int32 in [1 - 2^15, 2^15), the second half like the first: so that a block can begin anywhere."""
+    """[2 BLOCK] int32 in [1, 2^16), the second half like the first: so that a block can begin anywhere."""
     generator = torch.Generator().manual_seed(0)
-    block = torch.randint(1, 1 << 16, (BLOCK,), generator=generator, dtype=torch.int32) - (1 << 15)
+    block = torch.randint(1, 1 << 16, (BLOCK,), generator=generator, dtype=torch.int32)
     return torch.cat((block, block)).to(device)
 
 
 class Rounding:
     """`values`, contiguous fp32, in bf16 written to `into`, contiguous too, by each call. `name` says which thresholds are theirs.
 
-    A bf16 value is the upper half of an fp32 one, and converting rounds that to the nearest: with a number of at least
-    1 - 2^15 and less than 2^15 added to the fp32 value's bits, it rounds by that. The views are made once, as they would take as
-    long as the work.
+    A bf16 value is the upper half of an fp32 one, the one nearer to 0 of its two neighbours; with a threshold added to the fp32
+    value's bits it is the other one where the lower half and the threshold make 2^16. In whole numbers, as torch's conversion
+    would round again, and bits below those of 0 are no number. The views are made once, as they would take as long as the work.
     """
 
     def __init__(self, values: Tensor, name: str, into: Tensor) -> None:
         self.place = values.data_ptr(), into.data_ptr()
-        bits, stored = values.detach().view(-1).view(torch.int32), into.detach().view(-1)
+        bits = values.detach().view(-1).view(torch.int32)
+        stored = into.detach().view(-1).view(torch.int16)
         begin, thresholds = zlib.crc32(name.encode()) % BLOCK, _thresholds(values.device)
         self._parts = [
             (part, thresholds[begin : begin + len(part)], stored[start : start + len(part)])
@@ -42,7 +43,7 @@ class Rounding:
 
     def __call__(self) -> None:
         for part, thresholds, stored in self._parts:
-            stored.copy_(torch.add(part, thresholds).view(torch.float32))
+            stored.copy_(torch.add(part, thresholds).bitwise_right_shift_(16))
 
 
 def rounded(values: Tensor, name: str) -> Tensor:
