@@ -91,13 +91,15 @@ def main() -> None:
     parser.add_argument("--peer", default="/work/peers/trainer/bin/python")
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"], help="of the Trainer; ours measures")
     parser.add_argument("--dropout", type=float, default=0.0, help="ours; the Trainer has the model's own, 0.1")
+    parser.add_argument("--plain", action="store_true", help="the Trainer without its dropout")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--keep", action="store_true", help="take over what is finished in --work")
     parser.add_argument("--rows", type=int, help="at most this many rows: for trying the script out")
     parser.add_argument("--steps", type=int, help="stop after this many steps: for trying the script out")
     given = parser.parse_args()
     for chosen in given.sets:
-        name = f"{chosen}_dropout" if given.dropout else chosen
+        name = chosen + "_dropout" * bool(given.dropout) + "_plain" * given.plain
+        more = ["--plain"] * given.plain
         work = Path(given.work) / name
         one = replace(SETS[chosen](Path(given.data), work, given.rows), dropout=given.dropout)
         runs: dict[str, list[dict[str, Any]]] = {"tutelage": [], "trainer": []}
@@ -111,7 +113,9 @@ def main() -> None:
                     if side == "tutelage":
                         made = ours(one, seed, work / f"ours-{seed}", given.steps)
                     else:
-                        made = theirs(one, seed, work / f"theirs-{seed}", given.peer, given.precision, given.steps)
+                        made = theirs(
+                            one, seed, work / f"theirs-{seed}", given.peer, given.precision, given.steps, *more
+                        )
                     found = scored(one, made, scores)
                     told.write_text(json.dumps(made))
                 values[side].append(found)

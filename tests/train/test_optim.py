@@ -119,3 +119,13 @@ def test_the_norm_is_of_this_steps_gradients_alone() -> None:
         expected = 3 * sum(parameters[name].numel() for name in used) ** 0.5
         assert optimizer.gradient_norm() == pytest.approx(expected)
         optimizer.step(1e-3, expected)
+
+
+@pytest.mark.parametrize("rows", [None, [1, 3]])
+def test_a_weight_that_is_exactly_0_stays_a_number(rows: list[int] | None) -> None:
+    weight = torch.nn.Parameter(torch.zeros(4, 5000, dtype=torch.bfloat16))
+    some = {} if rows is None else {"w": torch.tensor(rows)}
+    optimizer = Optimizer({"w": weight}, OptimSpec(learning_rate=1e-3), rows=some)
+    weight.sum().mul(0.0).backward()
+    optimizer.step(1e-3, optimizer.gradient_norm())
+    assert float(weight.abs().max()) == 0.0
