@@ -167,8 +167,7 @@ class OptimSpec(Spec):
         description="while training, of an encoder's embeddings and of what its layers add (elsewhere: `hidden_dropout_prob`, 0.1)",
     )  # fmt: skip
     attention_dropout: float = Field(
-        0.0, ge=0.0, lt=1.0,
-        description="while training, of an encoder's attention weights (elsewhere: `attention_probs_dropout_prob`, 0.1)",
+        0.0, ge=0.0, lt=1.0, description="the same of its attention weights (elsewhere: `attention_probs_dropout_prob`, 0.1)",
     )  # fmt: skip
 
 
