@@ -28,10 +28,11 @@ from torch.utils._pytree import tree_map
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
+from bench.profile.step import steps  # noqa: E402
 from bench.tasks.run import recipe_of  # noqa: E402
 from bench.tasks.sets import DATA, SETS  # noqa: E402
 from tutelage.recipe import make_recipe  # noqa: E402
-from tutelage.train.loop import TrainState, one_step  # noqa: E402
+from tutelage.train.loop import TrainState  # noqa: E402
 from tutelage.train.material import gather  # noqa: E402
 from tutelage.train.setup import build_state, choose_plan  # noqa: E402
 
@@ -60,11 +61,6 @@ def _like(value: Any) -> Any:
     return torch.randn(places).to(value.dtype).as_strided(value.shape, value.stride())
 
 
-def step(state: TrainState) -> float:
-    """Seconds of one."""
-    return float(sum(getattr(event, "seconds", 0.0) for event in one_step(state)))
-
-
 def fastest(work: Callable[[], object]) -> float:
     """Seconds: the smallest of some times, as whatever else runs on the machine can only add."""
     taken = []
@@ -78,8 +74,7 @@ def fastest(work: Callable[[], object]) -> float:
 def products_of(state: TrainState) -> float:
     """Seconds that the matrix products of the next step take by themselves."""
     with Products() as noted:
-        step(state)
-
+        steps(state, 1)
     with torch.no_grad():
         return sum(fastest(partial(func, *args, **kwargs)) for func, args, kwargs in noted.calls)
 
@@ -106,9 +101,8 @@ def main() -> None:
             recipe = make_recipe(recipe_of(one, 0, Path(work) / "run", None, "bf16"))
             material = gather(recipe, lambda *told: None)
             state = build_state(recipe, material, choose_plan(recipe), Path(work))
-            for _ in range(WARM):
-                step(state)
-            whole, products = zip(*((step(state), products_of(state)) for _ in range(STEPS)))
+            steps(state, WARM)
+            whole, products = zip(*((steps(state, 1)[1], products_of(state)) for _ in range(STEPS)))
             adamw = adamw_of(state)
         trainer = json.loads((RESULTS / f"tasks_{name}.json").read_text())["rows_per_second"]["trainer"]
         found[name] = {

@@ -104,8 +104,8 @@ def weighed(states: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_dropout_is_the_models_own_with_the_same_draws(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def as_torch(count: int, dropped: float, device: torch.device) -> torch.Tensor:
-        return torch.empty(count, dtype=torch.float64, device=device).bernoulli_(1 - dropped).bool()
+    def as_torch(count: int, steps: int, device: torch.device) -> torch.Tensor:
+        return torch.empty(count, dtype=torch.float64, device=device).bernoulli_(1 - steps / noise.STEPS).bool()
 
     monkeypatch.setattr(noise, "stays", as_torch)
     backbone, parameters = backbone_of(kind, "full")

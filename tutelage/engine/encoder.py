@@ -20,7 +20,7 @@ from torch.nn.functional import gelu
 from tutelage.encode.types import Layout
 from tutelage.engine import grouped, picked
 from tutelage.engine.grouped import Grouped
-from tutelage.engine.noise import drawn_, drop_
+from tutelage.engine.noise import drawn_, drop_, dropped
 from tutelage.engine.product import Products, expressible, known, products
 from tutelage.engine.stack import Keep
 
@@ -184,7 +184,7 @@ def few_queries(layer: Layer, acts: Acts, them: Grouped, pick: Tensor) -> Tensor
     p = picked.weights(acts.q, k, them.segments, pick)
     if layer.drops[0] and not acts.masks:
         acts.masks.append(drawn_(torch.empty_like(p), layer.drops[0]))
-    out = _by_token(torch.bmm(p * acts.masks[0] if acts.masks else p, v))
+    out = _by_token(torch.bmm(dropped(p, next(iter(acts.masks), None)), v))
     acts.k, acts.v, acts.out = k, v, out
     acts.weights.append(p)
     return out
@@ -241,8 +241,7 @@ Gradients = list[Tensor | None]
 def outer_backward(layer: Layer, dy: Tensor, acts: Acts) -> tuple[Tensor, Gradients, Gradients]:
     """The gradients in n, of the two products, and of the second norm."""
     dend, norm = layer.second.backward(dy, acts.end, acts.end_mean, acts.end_rate)
-    dadded = dend if acts.down_mask is None else dend * acts.down_mask
-    dact, down = layer.down.backward([dadded], acts.act, acts.down_images)
+    dact, down = layer.down.backward([dropped(dend, acts.down_mask)], acts.act, acts.down_images)
     dup = torch.ops.aten.gelu_backward(dact, acts.up, approximate=layer.approximate)
     dn, up = layer.up.backward([dup], acts.normed, acts.up_images)
     return dn.add_(dend), [*up, *down], norm
@@ -253,14 +252,13 @@ def attention_backward(
 ) -> tuple[Tensor, Gradients]:
     """The gradient in x of the gradient in the middle, and those of the products."""
     q, k, v, out = acts.q, acts.k, acts.v, acts.out
-    dadded = dmiddle if acts.o_mask is None else dmiddle * acts.o_mask
+    dadded = dropped(dmiddle, acts.o_mask)
     tokens = acts.x.shape[0]
     if picked.few(pick, tokens):
         dout, o = layer.o.backward([dadded], out, acts.o_images)
         p = acts.weights[0] if acts.weights else picked.weights(q, k, them.segments, pick)
         dheads = _by_head(dout, layer.heads).contiguous()
-        mask = acts.masks[0] if acts.masks else None
-        dq, dk, dv = (_by_token(g) for g in picked.backward(dheads, q, k, v, p, mask))
+        dq, dk, dv = (_by_token(g) for g in picked.backward(dheads, q, k, v, p, next(iter(acts.masks), None)))
         dx, kv = layer.qkv.only(1, 2).backward([dk, dv], acts.x, acts.qkv_images)
         dpicked, own = layer.qkv.only(0).backward([dq.mul_(q.shape[-1] ** -0.5)], acts.x[pick], acts.q_images)
         return dx.index_add_(0, pick, dpicked.add_(dmiddle)), [*own, *kv, *o]
@@ -320,12 +318,8 @@ class EncoderStack:
         `embeddings` [N, H] stand in for those of the layout's ids.
         """
         share, weights = (self.dropout, self.attention_dropout) if torch.is_grad_enabled() else (0.0, 0.0)
-        first, second = (share * on for on in self.names.drops)
-        layers = [
-            layer
-            for layer in (self._layer(module, (weights, first, second)) for module in self.layers)
-            if layer is not None
-        ]
+        drops = weights, share * self.names.drops[0], share * self.names.drops[1]
+        layers = [layer for layer in (self._layer(module, drops) for module in self.layers) if layer is not None]
         if len(layers) < len(self.layers):
             return None
         x = self._embedded(layout, embeddings, share)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tutelage.encode.types import Segment
 from tutelage.engine.bundles import of_scores
-from tutelage.engine.noise import drawn_
+from tutelage.engine.noise import drawn_, dropped
 from tutelage.engine.plan import SHORT, even_blocks, next_rows, placed, unseen
 
 WIDTH = 32  # places are a multiple of this: torch's softmax of bf16 takes twice the time for 48 places or 72, and 4 times for 56
@@ -127,7 +127,7 @@ def forward(
         queries, keys, values, results = (group.of(x) for x in (q, k, v, out))
         for block in group.blocks():
             p = _weights(queries[:, block], keys, group.hidden)
-            torch.bmm(p * next(dropping) if masks else p, values, out=results[:, block])
+            torch.bmm(dropped(p, next(dropping, None)), values, out=results[:, block])
             kept += [] if group.long else [p]
     return out
 
@@ -146,12 +146,11 @@ def backward(
         for number, block in enumerate(group.blocks()):
             rows, g = queries[:, block], gradients[:, block]
             p = next(saved) if kept and not group.long else _weights(rows, keys, group.hidden)
-            dp, mask = torch.bmm(g, values.transpose(1, 2)), next(dropping, None)
-            ds = of_scores(dp if mask is None else dp.mul_(mask), p)
-            used = p if mask is None else p * mask
+            mask = next(dropping, None)
+            ds = of_scores(dropped(torch.bmm(g, values.transpose(1, 2)), mask), p)
             dq[:, block].baddbmm_(ds, keys, beta=0, alpha=scale)
             dk.baddbmm_(ds.transpose(1, 2), rows, beta=min(number, 1), alpha=scale)
-            dv.baddbmm_(used.transpose(1, 2), g, beta=min(number, 1))
+            dv.baddbmm_(dropped(p, mask).transpose(1, 2), g, beta=min(number, 1))
     return found
 
 

@@ -34,16 +34,21 @@ def drop_(x: Tensor, mask: Tensor | None, share: float) -> Tensor | None:
     return mask
 
 
+def dropped(x: Tensor, mask: Tensor | None) -> Tensor:
+    """`x` with dropout by a mask, where there is one."""
+    return x if mask is None else x * mask
+
+
 def drawn_(mask: Tensor, share: float) -> Tensor:
     """Draw a mask in place: 0 for a share of the values, in steps of 2^-16, else 1 / (1 - share)."""
-    dropped = round(share * STEPS) / STEPS
-    return mask.copy_(stays(mask.numel(), dropped, mask.device).view(mask.shape)).div_(1 - dropped)
+    steps = round(share * STEPS)
+    return mask.copy_(stays(mask.numel(), steps, mask.device).view(mask.shape)).div_(1 - steps / STEPS)
 
 
-def stays(count: int, dropped: float, device: torch.device) -> Tensor:
-    """[count] bool, drawn: True but for a share of them that is a multiple of 2^-16.
+def stays(count: int, steps: int, device: torch.device) -> Tensor:
+    """[count] bool, drawn: True but for a share of `steps` / 2^16 of them.
 
     Four of each number of torch's generator; its `bernoulli_` takes one for each, and seven times as long.
     """
     numbers = torch.empty(-(-count // 4), dtype=torch.int64, device=device).random_(-(2**63), None)
-    return numbers.view(torch.int16)[:count] >= round(dropped * STEPS) - STEPS // 2
+    return numbers.view(torch.int16)[:count] >= steps - STEPS // 2

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tutelage.encode.types import Segment
 from tutelage.engine.bundles import of_scores
+from tutelage.engine.noise import dropped
 from tutelage.engine.plan import unseen
 
 SHARE = 4  # with more queries than one of so many tokens, their segments' own scores are fewer
@@ -42,7 +43,5 @@ def backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, p: Tensor, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v, given that of the result [heads, M, D], the weights p, and the mask of their dropout."""
-    dp = torch.bmm(grad, v.transpose(1, 2))
-    ds = of_scores(dp if mask is None else dp.mul_(mask), p)
-    used = p if mask is None else p * mask
-    return torch.bmm(ds, k), torch.bmm(ds.transpose(1, 2), q), torch.bmm(used.transpose(1, 2), grad)
+    ds = of_scores(dropped(torch.bmm(grad, v.transpose(1, 2)), mask), p)
+    return torch.bmm(ds, k), torch.bmm(ds.transpose(1, 2), q), torch.bmm(dropped(p, mask).transpose(1, 2), grad)

@@ -80,15 +80,11 @@ def load_tokenizer(path: Path) -> Any:
     file = path / "tokenizer.json"
     if not file.is_file():
         raise ModelError("this folder has no tokenizer.json", where=str(path), fix="fetch the model again")
-    try:
-        with _quiet():
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path), local_files_only=True)
-    except BaseException as error:  # the Rust side raises bare Exception, or panics
-        _raise_unless_of_the_file(error)
-        raise ModelError(
-            "the tokenizer cannot be loaded", where=str(file), why=_short(error),
-            fix="fetch tokenizer.json and tokenizer_config.json again",
-        ) from error  # fmt: skip
+    with (
+        _blaming(file, "the tokenizer cannot be loaded", "fetch tokenizer.json and tokenizer_config.json again"),
+        _quiet(),
+    ):
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path), local_files_only=True)
     shared = _of_one_id(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False))
     if shared:  # a copy of it would lose one of them, and panic or refuse, as a hash map's order falls
         raise ModelError(
@@ -96,13 +92,8 @@ def load_tokenizer(path: Path) -> Any:
             fix="fetch tokenizer.json again",
         )  # fmt: skip
     text = tokenizer.backend_tokenizer.to_str()
-    try:
+    with _blaming(file, "the tokenizer cannot be copied", "fetch tokenizer.json again"):
         Tokenizer.from_str(text)  # what every copy of it goes through
-    except BaseException as error:
-        _raise_unless_of_the_file(error)
-        raise ModelError(
-            "the tokenizer cannot be copied", where=str(file), why=_short(error), fix="fetch tokenizer.json again"
-        ) from error
     rule, loaded = _rule(file.read_text(encoding="utf-8")), _rule(text)
     if rule != loaded:
         raise ModelError(
@@ -298,10 +289,15 @@ def _refuse_other_kinds(path: Path) -> None:
         )
 
 
-def _raise_unless_of_the_file(error: BaseException) -> None:
-    """Ctrl-C goes on; a Rust panic, which is no Exception and cannot be imported, is the file's fault like any error."""
-    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-        raise error
+@contextmanager
+def _blaming(file: Path, what: str, fix: str) -> Iterator[None]:
+    """Call any error of tokenizers the file's fault: bare Exceptions, and Rust's panics, which are none and cannot be imported."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # Ctrl-C, say
+            raise
+        raise ModelError(what, where=str(file), why=_short(error), fix=fix) from error
 
 
 def _of_one_id(vocabulary: dict[str, int]) -> str:

@@ -51,9 +51,7 @@ class Tag:
             if given != "none":
                 rows, others = ([replace(row, tags=_bio(row, spec)) for row in part] for part in (rows, others))
             told = spec.labels
-            if (
-                told is None and given != "none"
-            ):  # a place of two words has its second tag, though no training row has one
+            if told is None and given != "none":  # a place of two words has its second tag, if no training row has, too
                 told = sorted({tag for row in rows for tag in row.tags})
             known = None if told is None else _closed(told)
             names = sorted(label_names(rows, others, _tags, known), key=lambda tag: (tag != "O", tag[2:], tag))
